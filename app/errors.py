@@ -1,0 +1,230 @@
+"""Every error that the service raises on purpose, and what each means to a caller.
+
+This module knows no HTTP library: `status` is a number that the edge may use, and `api/problems.py` is the one place
+that turns an error into an answer. A `detail` reaches the caller, so it never holds input, paths or exception texts.
+
+    PresageError                       status  code
+    ├── RequestRefused
+    │   ├── MalformedJson              400     malformed_json
+    │   ├── NotFound                   404     not_found
+    │   │   ├── ModelNotFound          404     model_not_found
+    │   │   └── VersionNotFound        404     version_not_found
+    │   ├── MethodNotAllowed           405     method_not_allowed
+    │   ├── BodyTooLarge               413     body_too_large
+    │   ├── TooManyRows                413     too_many_rows
+    │   ├── UnsupportedMediaType       415     unsupported_media_type
+    │   └── InvalidInput               422     invalid_input
+    ├── InternalError                  500     internal_error
+    │   └── ModelFailed                500     model_failed
+    └── Unavailable
+        ├── NotReady                   503     not_ready
+        ├── ModelNotServing            503     model_not_serving
+        └── Overloaded                 503     overloaded
+
+    OperatorError                      never reaches HTTP: a command or the start-up ends with its one line
+    ├── InvalidSettings
+    ├── InvalidTrainingData
+    ├── PublishRefused
+    └── VersionRefused                 a version on disk that is not served, with a reason code
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """One thing that is wrong with one place of a request.
+
+    `row` counts from 0 in a batch; `field` is a name from the model's own manifest, never one that the caller chose.
+    """
+
+    code: str
+    detail: str
+    field: str | None = None
+    row: int | None = None
+
+
+class PresageError(Exception):
+    """What the caller may know: a status, a stable code, a title and a sentence."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after: int | None = None,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+        **members: Any,
+    ) -> None:
+        """`members` are further members of the problem document; `retry_after` is in whole seconds."""
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.retry_after = retry_after
+        self.headers = headers
+        self.members: Mapping[str, Any] = members
+
+
+class RequestRefused(PresageError):
+    """The request is wrong; repeating it unchanged will not help."""
+
+    status = 400
+    code = "request_refused"
+    title = "The request was refused"
+
+
+class MalformedJson(RequestRefused):
+    """The body is not JSON."""
+
+    status = 400
+    code = "malformed_json"
+    title = "The body is not valid JSON"
+
+
+class NotFound(RequestRefused):
+    """There is nothing at that path."""
+
+    status = 404
+    code = "not_found"
+    title = "Not found"
+
+
+class ModelNotFound(NotFound):
+    """No model of that name exists."""
+
+    code = "model_not_found"
+    title = "No such model"
+
+
+class VersionNotFound(NotFound):
+    """The model exists; that version or alias of it is not served."""
+
+    code = "version_not_found"
+    title = "No such version"
+
+
+class MethodNotAllowed(RequestRefused):
+    """The path exists, for other methods."""
+
+    status = 405
+    code = "method_not_allowed"
+    title = "Method not allowed"
+
+
+class BodyTooLarge(RequestRefused):
+    """The body has more bytes than the route takes."""
+
+    status = 413
+    code = "body_too_large"
+    title = "The body is too large"
+
+
+class TooManyRows(RequestRefused):
+    """The batch has more rows than one request may carry."""
+
+    status = 413
+    code = "too_many_rows"
+    title = "The batch has too many rows"
+
+
+class UnsupportedMediaType(RequestRefused):
+    """The body is not sent as plain JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+    title = "Unsupported media type"
+
+
+class InvalidInput(RequestRefused):
+    """The JSON does not fit the route or the model."""
+
+    status = 422
+    code = "invalid_input"
+    title = "The input does not fit"
+
+
+class InternalError(PresageError):
+    """Something of ours failed; the log has the rest under the request id."""
+
+    title = "Internal error"
+
+
+class ModelFailed(InternalError):
+    """The fitted model raised, or answered something that is not a prediction."""
+
+    code = "model_failed"
+    title = "The model failed"
+
+
+class Unavailable(PresageError):
+    """Not now; the same request may succeed later."""
+
+    status = 503
+    code = "unavailable"
+    title = "Unavailable"
+
+
+class NotReady(Unavailable):
+    """Models are still being loaded, or a required one is not served."""
+
+    code = "not_ready"
+    title = "Not ready"
+
+
+class ModelNotServing(Unavailable):
+    """The version exists on disk and was refused; `/health/ready` has the reason."""
+
+    code = "model_not_serving"
+    title = "The model is not being served"
+
+
+class Overloaded(Unavailable):
+    """More work is waiting for this model than it can finish soon."""
+
+    code = "overloaded"
+    title = "Overloaded"
+
+
+class OperatorError(Exception):
+    """Wrong in a way that the person at the terminal can mend; its text is the whole message."""
+
+
+class InvalidSettings(OperatorError):
+    """One or more environment variables have values that cannot be used."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("invalid settings\n" + "\n".join(f"  {problem}" for problem in problems))
+        self.problems = tuple(problems)
+
+
+class InvalidTrainingData(OperatorError):
+    """A file of training data lacks a column, holds a value that cannot be used, or is too small."""
+
+
+class PublishRefused(OperatorError):
+    """A version cannot be published: the name is taken, or the estimator does not do what its manifest says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a version on disk is not served: a stable `reason`, and a sentence for the operator.
+
+    `reason` is public (it stands in `/health/ready`); `detail` may name files and stays in the log.
+    """
+
+    reason: str
+    detail: str = field(default="")
+
+
+class VersionRefused(OperatorError):
+    """A version on disk that must not be served."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.refusal = Refusal(reason, detail)

@@ -1,0 +1,95 @@
+"""Pipeline: what stands between a caller's JSON and a fitted estimator, the same in training and in serving."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_core
+from pydantic import TypeAdapter, ValidationError
+
+from app.errors import FieldError
+from app.manifest import Label, Manifest
+from app.pipelines.rows import MOST_ERRORS, field_errors, row_type
+
+Row = Mapping[str, Any]
+Wrap = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer: a label with the probability of each (None where the estimator has none), or a number."""
+
+    value: Label | float
+    probabilities: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RawOutput:
+    """What a runtime answers for n rows.
+
+    A classifier: `classes`, the index of each row's class, shape (n,), and `probabilities` of shape (n, classes) or
+    None. A regression: `values` of shape (n,).
+    """
+
+    classes: Any = None
+    probabilities: Any = None
+    values: Any = None
+
+
+class Pipeline(ABC):
+    """Validation, preprocess and postprocess of one version, from its manifest.
+
+    A row is a dict from field name to a JSON value. Validation is separate from preprocess, since a bad row must leave
+    before the good ones are put together.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.names = tuple(field.name for field in manifest.fields)
+        self.row_type = row_type(manifest.fields, title="Inputs")
+        self._validators: dict[Wrap, TypeAdapter[Any]] = {}
+        self._row = TypeAdapter(self.row_type).validator.validate_python
+        self._labels = [(label, str(label)) for label in manifest.outputs.labels]
+
+    def validator(self, wrap: Wrap) -> TypeAdapter[Any]:
+        """The adapter for `wrap(row type)`, such as the body of a request around a row; made once."""
+        adapter = self._validators.get(wrap)
+        if adapter is None:
+            adapter = self._validators[wrap] = TypeAdapter(wrap(self.row_type))
+        return adapter
+
+    def validate(self, candidates: Sequence[Any]) -> list[Row | FieldError]:
+        """Each candidate as a row, or the first thing that is wrong with it, with its position."""
+        return [self._validate_one(candidate, position) for position, candidate in enumerate(candidates)]
+
+    def _validate_one(self, candidate: Any, position: int) -> Row | FieldError:
+        try:
+            row: Row = self._row(candidate)
+        except ValidationError as error:
+            return field_errors(error, self.names, row=position, most=1)[0]
+        return row
+
+    def errors(self, error: ValidationError) -> list[FieldError]:
+        """What is wrong with a single row, at most 20 things."""
+        return field_errors(error, self.names, most=MOST_ERRORS)
+
+    @abstractmethod
+    def preprocess(self, rows: Sequence[Row]) -> Any:
+        """Validated rows → what the estimator takes (see `Artefact.container`)."""
+
+    def postprocess(self, raw: RawOutput) -> list[Prediction]:
+        """What the runtime answered, as one Prediction for each row, in order."""
+        if raw.values is not None:
+            return [Prediction(value) for value in raw.values.tolist()]
+        values = [self._labels[index][0] for index in raw.classes.tolist()]
+        if raw.probabilities is None:
+            return [Prediction(value) for value in values]
+        texts = [text for _, text in self._labels]
+        shares = raw.probabilities.tolist()
+        return [Prediction(v, dict(zip(texts, p, strict=True))) for v, p in zip(values, shares, strict=True)]
+
+
+def to_json(value: Any) -> bytes:
+    """Any JSON value as compact bytes; NaN cannot occur, since postprocessing refuses it."""
+    return pydantic_core.to_json(value)

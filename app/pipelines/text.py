@@ -1,0 +1,20 @@
+"""Models of one text: the estimator takes a list of strings."""
+
+from collections.abc import Sequence
+from unicodedata import normalize
+
+from app.manifest import Manifest
+from app.pipelines.base import Pipeline, Row
+
+
+class TextPipeline(Pipeline):
+    """`{"text": "…"}` → the text in Unicode's composed form, so that "é" is one character however it was typed."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__(manifest)
+        self._name = self.names[0]
+
+    def preprocess(self, rows: Sequence[Row]) -> list[str]:
+        """The text of each row."""
+        name = self._name
+        return [text if (text := row[name]).isascii() else normalize("NFC", text) for row in rows]

@@ -1,0 +1,1 @@
+"""Which models there are, which of their versions are served, and why the others are not."""

@@ -1,0 +1,40 @@
+"""`aliases.json`: the names under which a model's versions are served, such as `champion` and `v1`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+from uuid import uuid4
+
+from pydantic import AfterValidator, TypeAdapter, ValidationError
+
+from app.errors import VersionRefused
+from app.manifest import Version, is_alias
+
+ALIASES_FILE = "aliases.json"
+Aliases = dict[str, int]
+
+
+def _alias(name: str) -> str:
+    if not is_alias(name):
+        raise ValueError("an alias is a lower-case word of at most 32 letters, digits and hyphens")
+    return name
+
+
+_document: TypeAdapter[Aliases] = TypeAdapter(dict[Annotated[str, AfterValidator(_alias)], Version])
+
+
+def read_aliases(path: Path) -> Aliases:
+    """Raises VersionRefused when the file cannot be read or does not fit."""
+    try:
+        return _document.validate_json(path.read_bytes(), strict=True)
+    except OSError as error:
+        raise VersionRefused("aliases_unreadable", f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise VersionRefused("aliases_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}") from None
+
+
+def write_aliases(path: Path, aliases: Aliases) -> None:
+    """Replace the file as a whole: a reader sees the old aliases or the new ones."""
+    partial = path.with_name(f".{path.name}.{uuid4().hex}")
+    partial.write_bytes(_document.dump_json(dict(sorted(aliases.items())), indent=2) + b"\n")
+    os.replace(partial, path)

@@ -1,0 +1,89 @@
+"""From a folder to a model that answers: read, verify, unpickle, prove, warm up.
+
+The order matters: the digest before anything is unpickled, the golden rows before anything is served.
+"""
+
+import hashlib
+import time
+from dataclasses import dataclass
+from importlib.metadata import version as installed
+
+from app.errors import VersionRefused
+from app.manifest import Manifest
+from app.pipelines import Pipeline, pipeline_for
+from app.registry.artefact import unpickle
+from app.registry.golden import check_golden_rows
+from app.registry.sources import DirectorySource
+from app.runtimes.sklearn import SklearnRuntime
+from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
+
+_WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """One version in memory, verified and warm; never changed, so a request may hold it for as long as it takes."""
+
+    manifest: Manifest
+    pipeline: Pipeline
+    runtime: SklearnRuntime
+    load_seconds: float
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def version(self) -> int:
+        """The number of this version."""
+        return self.manifest.version
+
+
+def load_version(source: DirectorySource, name: str, version: int, modules: tuple[str, ...]) -> LoadedModel:
+    """Load one version, or raise VersionRefused with the reason."""
+    started = time.perf_counter()
+    bound_numeric_threads()
+    manifest = source.manifest(name, version)
+    _check_libraries(manifest)
+    raw = source.artefact(name, version)
+    if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
+        raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
+    model = assemble(manifest, unpickle(raw, modules), started)
+    check_golden_rows(manifest, model.pipeline, model.runtime)
+    _warm_up(model)
+    return model
+
+
+def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:
+    """Put pipeline and runtime around an estimator, and check that it is what the manifest says."""
+    if not hasattr(estimator, "predict"):
+        raise VersionRefused("not_an_estimator", f"the artefact holds a {type(estimator).__name__}, without predict")
+    neutralise_jobs(estimator)
+    try:
+        runtime = SklearnRuntime(estimator, manifest.task)
+    except AttributeError:
+        raise VersionRefused("outputs_mismatch", "the artefact is not a fitted classifier, as the manifest says") from None
+    if len(runtime.classes) != len(manifest.outputs.labels):
+        count, labels = len(runtime.classes), len(manifest.outputs.labels)
+        raise VersionRefused("outputs_mismatch", f"the estimator has {count} classes, the manifest {labels} labels")
+    if runtime.has_probabilities != manifest.outputs.probabilities:
+        raise VersionRefused("outputs_mismatch", "estimator and manifest disagree on whether there are probabilities")
+    return LoadedModel(manifest, pipeline_for(manifest), runtime, time.perf_counter() - started)
+
+
+def _check_libraries(manifest: Manifest) -> None:
+    """scikit-learn must be the very version: it promises nothing about pickles of another. numpy's major decides."""
+    there, here = manifest.versions.scikit_learn, installed("scikit-learn")
+    if there != here:
+        raise VersionRefused("library_mismatch", f"fitted with scikit-learn {there}, and this is {here}: train it again")
+    there, here = manifest.versions.numpy, installed("numpy")
+    if there.partition(".")[0] != here.partition(".")[0]:
+        raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")
+
+
+def _warm_up(model: LoadedModel) -> None:
+    """Single calls, so that the first caller does not pay for lazy imports, caches and page faults."""
+    row = model.manifest.golden.rows[0].inputs
+    for _ in range(_WARM_UP_CALLS):
+        model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess([row]), 1))

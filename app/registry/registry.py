@@ -1,0 +1,218 @@
+"""ModelRegistry: what is on disk, what of it is served, and what a caller's words mean.
+
+Loading runs on a thread of its own from start-up on: the service answers its health routes meanwhile, and serves each
+model as soon as it is verified. What it knows is one immutable dict, replaced as a whole.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+import structlog
+
+from app.config import ModelSettings
+from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, VersionNotFound, VersionRefused
+from app.manifest import Manifest
+from app.registry.aliases import Aliases
+from app.registry.sources import DirectorySource
+from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.registry.loader import LoadedModel
+
+log = structlog.get_logger(__name__)
+
+State = Literal["loading", "serving", "refused", "idle"]
+RETRY_WHILE_LOADING = 1
+RETRY_WHILE_REFUSED = 30
+
+
+@dataclass(frozen=True, slots=True)
+class VersionEntry:
+    """One version on disk: `serving` with its model, `refused` with the reason, or `idle` since no alias names it."""
+
+    version: int
+    state: State
+    manifest: Manifest | None = None
+    model: "LoadedModel | None" = None
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model: its versions in ascending order, and what its aliases point to."""
+
+    name: str
+    versions: Mapping[int, VersionEntry]
+    aliases: Aliases
+    refusal: Refusal | None = None
+
+    @property
+    def state(self) -> State:
+        """That of the whole model: what its champion is, or else the best of what its aliases name."""
+        states = {self.versions[v].state for v in self.aliases.values() if v in self.versions}
+        champion = self.versions.get(self.aliases.get("champion", 0))
+        if champion is not None:
+            return champion.state
+        return next((s for s in ("loading", "serving", "refused") if s in states), "refused")
+
+    def known(self) -> str:
+        """The versions and aliases that a caller may ask for, as a phrase."""
+        numbers = ", ".join(str(v) for v, entry in self.versions.items() if entry.state != "idle") or "none"
+        return f"served versions: {numbers}; aliases: {', '.join(sorted(self.aliases)) or 'none'}"
+
+
+class ModelRegistry:
+    """Open it as an async context manager: entering starts the loading, leaving waits for what is being loaded."""
+
+    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
+        self.source = DirectorySource(settings.models_dir)
+        self.required = settings.required
+        self._modules = settings.model_modules
+        self._metrics = metrics
+        self._models: Mapping[str, ModelEntry] = MappingProxyType({})
+        self._loading: asyncio.Task[None] | None = None
+        self._stopping = False
+        self.generation = 0
+
+    async def __aenter__(self) -> Self:
+        self._models = await asyncio.to_thread(self._scan)
+        self._loading = asyncio.create_task(asyncio.to_thread(self._load_all))
+        return self
+
+    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._stopping = True
+        if self._loading is not None:
+            await self._loading
+
+    async def loaded(self) -> None:
+        """Return once every version that an alias names is served or refused."""
+        if self._loading is not None:
+            await asyncio.shield(self._loading)
+
+    @property
+    def models(self) -> Mapping[str, ModelEntry]:
+        """Everything that is known now, by name."""
+        return self._models
+
+    @property
+    def ready(self) -> bool:
+        """Whether every required model serves its champion."""
+        return all((entry := self._models.get(name)) and entry.state == "serving" for name in self.required)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being loaded any more."""
+        return self._loading is not None and self._loading.done()
+
+    def model(self, name: str) -> ModelEntry:
+        """Raises ModelNotFound, naming the models that there are."""
+        entry = self._models.get(name)
+        if entry is None:
+            names = ", ".join(self._models) or "none"
+            raise ModelNotFound(f"there is no model of that name; models: {names}", models=list(self._models))
+        return entry
+
+    def resolve(self, name: str, wanted: str) -> "LoadedModel":
+        """The model that answers for `wanted`, the number of a version or an alias.
+
+        Raises ModelNotFound; VersionNotFound, naming those that exist; NotReady while it is being loaded;
+        ModelNotServing when it was refused.
+        """
+        entry = self.model(name)
+        number = entry.aliases.get(wanted) if not _is_number(wanted) else int(wanted)
+        version = entry.versions.get(number) if number is not None else None
+        if version is not None and version.model is not None:
+            return version.model
+        if version is not None and version.state == "loading":
+            raise NotReady(f"{name} is being loaded", retry_after=RETRY_WHILE_LOADING)
+        if entry.refusal is not None or (version is None and number is not None and wanted in entry.aliases):
+            raise ModelNotServing(f"{name} is not served: {_reason(entry.refusal)}", retry_after=RETRY_WHILE_REFUSED)
+        if version is not None and version.state == "refused":
+            detail = f"{name} {version.version} is not served: {_reason(version.refusal)}"
+            raise ModelNotServing(detail, retry_after=RETRY_WHILE_REFUSED)
+        raise VersionNotFound(
+            f"{name} does not serve that version; {entry.known()}",
+            versions=[v for v, e in entry.versions.items() if e.state != "idle"],
+            aliases=dict(sorted(entry.aliases.items())),
+        )
+
+    def _scan(self) -> Mapping[str, ModelEntry]:
+        """What is on disk, before anything is loaded."""
+        return MappingProxyType({name: self._scan_model(name) for name in self.source.names()})
+
+    def _scan_model(self, name: str) -> ModelEntry:
+        aliases: Aliases = {}
+        refusal = None
+        try:
+            aliases = self.source.aliases(name)
+        except VersionRefused as error:
+            refusal = error.refusal
+            log.error("aliases_refused", model=name, reason=refusal.reason, detail=refusal.detail)
+        named = set(aliases.values())
+        versions = {v: VersionEntry(v, "loading" if v in named else "idle") for v in self.source.versions(name)}
+        for alias, missing in aliases.items():
+            if missing not in versions:
+                refusal = Refusal("alias_dangles", f"the alias {alias} names version {missing}, which does not exist")
+                log.error("aliases_refused", model=name, reason=refusal.reason, detail=refusal.detail)
+        return ModelEntry(name, versions, aliases, refusal)
+
+    def _load_all(self) -> None:
+        """Load what aliases name, required models first; runs on a thread."""
+        started = time.perf_counter()
+        order = sorted(self._models, key=lambda name: name not in self.required)
+        for name in order:
+            for entry in self._models[name].versions.values():
+                if self._stopping:
+                    return
+                self._replace(name, self._load(name, entry))
+        self._metrics.ready.set(self.ready)
+        states = [v.state for m in self._models.values() for v in m.versions.values()]
+        log.info(
+            "models_loaded",
+            serving=states.count("serving"),
+            refused=states.count("refused"),
+            seconds=round(time.perf_counter() - started, 2),
+        )
+
+    def _load(self, name: str, entry: VersionEntry) -> VersionEntry:
+        # scikit-learn takes seconds to import; the service answers its health routes before that.
+        from app.registry.loader import load_version  # noqa: PLC0415
+
+        try:
+            manifest = self.source.manifest(name, entry.version)
+            if entry.state == "idle":
+                return replace(entry, manifest=manifest)
+            model = load_version(self.source, name, entry.version, self._modules)
+        except VersionRefused as error:
+            return self._refuse(name, entry, error.refusal)
+        except Exception as error:  # whatever one version does, the others are loaded
+            log.exception("model_load_failed", model=name, version=entry.version)
+            return self._refuse(name, entry, Refusal("load_failed", type(error).__name__))
+        self._metrics.serving.labels(name, str(entry.version)).set(1)
+        self._metrics.load_seconds.labels(name, str(entry.version)).set(model.load_seconds)
+        log.info("model_loaded", model=name, version=entry.version, seconds=round(model.load_seconds, 2))
+        return replace(entry, state="serving", manifest=manifest, model=model)
+
+    def _refuse(self, name: str, entry: VersionEntry, refusal: Refusal) -> VersionEntry:
+        log.error("model_refused", model=name, version=entry.version, reason=refusal.reason, detail=refusal.detail)
+        if entry.state != "idle":
+            self._metrics.serving.labels(name, str(entry.version)).set(0)
+        return replace(entry, state="refused", refusal=refusal)
+
+    def _replace(self, name: str, version: VersionEntry) -> None:
+        entry = self._models[name]
+        changed = replace(entry, versions={**entry.versions, version.version: version})
+        self._models = MappingProxyType({**self._models, name: changed})
+        self.generation += 1
+
+
+def _is_number(wanted: str) -> bool:
+    return wanted.isascii() and wanted.isdigit() and len(wanted) <= 10  # noqa: PLR2004 -- as many as Version has
+
+
+def _reason(refusal: Refusal | None) -> str:
+    return refusal.reason if refusal is not None else "its alias names a version that does not exist"

@@ -1,0 +1,85 @@
+"""Every instrument of the service, in one table, with its meaning.
+
+Each application has a registry of its own, so that two of them in one process do not meet. Label values come from
+routes, models that are loaded and fixed vocabularies, never from a caller.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.gc_collector import GCCollector
+
+# Powers of two from 0.25 ms to 4 s: a linear model answers in the first ones, a large forest in the last.
+SECONDS = tuple(0.00025 * 2**i for i in range(15))
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Metrics:
+    """The instruments, and the registry that `/metrics` shows."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+
+        self.http_requests = Counter(
+            "http_requests_total", "Requests answered.", ["method", "handler", "status"], registry=registry
+        )
+        self.http_seconds = Histogram(
+            "http_request_duration_seconds",
+            "Time from the first byte of a request's head to the end of its answer.",
+            ["method", "handler"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.predictions = Counter(
+            "presage_predictions_total",
+            "Rows answered with a prediction, by the label predicted (regression: empty).",
+            ["model", "version", "label"],
+            registry=registry,
+        )
+        self.row_errors = Counter(
+            "presage_row_errors_total",
+            "Rows answered with an error, by its code.",
+            ["model", "version", "code"],
+            registry=registry,
+        )
+        self.model_seconds = Histogram(
+            "presage_model_duration_seconds",
+            "Time a call of the fitted estimator took, encoding and decoding included.",
+            ["model", "version"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.call_rows = Histogram(
+            "presage_call_rows",
+            "Rows in a call of the fitted estimator.",
+            ["model", "version"],
+            buckets=ROWS,
+            registry=registry,
+        )
+        self.waiting = Gauge(
+            "presage_calls_waiting",
+            "Calls that wait for a model's thread or run on it.",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.serving = Gauge(
+            "presage_model_serving",
+            "1 for a version that is served, 0 for one that an alias names and that was refused.",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.load_seconds = Gauge(
+            "presage_model_load_seconds",
+            "Time it took to read, verify and warm up a version.",
+            ["model", "version"],
+            registry=registry,
+        )
+        self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
+
+    def record_http(self, method: str, handler: str, status: int | str, seconds: float) -> None:
+        """Count one request that took the slow way; hot routes keep their labels bound."""
+        method = method if method in METHODS else "OTHER"
+        self.http_requests.labels(method, handler, str(status)).inc()
+        self.http_seconds.labels(method, handler).observe(seconds)
