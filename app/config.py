@@ -59,7 +59,7 @@ class ModelSettings(_Group):
     )
     required_models: Names = Field(
         (),
-        description="Models that must serve before `/health/ready` says so, separated by commas; empty: the default model.",
+        description="Models that must serve before `/health/ready` says so, by commas; empty: the default model.",
     )
     model_modules: Names = Field(
         (),

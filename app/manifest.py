@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 ARTEFACT_FILE = "model.joblib"
 

@@ -5,6 +5,8 @@ from app.pipelines.base import Pipeline
 from app.pipelines.tabular import TabularPipeline
 from app.pipelines.text import TextPipeline
 
+__all__ = ["Pipeline", "pipeline_for"]
+
 
 def pipeline_for(manifest: Manifest) -> Pipeline:
     """The pipeline that fits what the estimator takes."""

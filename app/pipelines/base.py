@@ -47,7 +47,7 @@ class Pipeline(ABC):
     def __init__(self, manifest: Manifest) -> None:
         self.manifest = manifest
         self.names = tuple(field.name for field in manifest.fields)
-        self.row_type = row_type(manifest.fields, title="Inputs")
+        self.row_type = row_type(manifest.fields, title=schema_name(manifest, "Inputs"))
         self._validators: dict[Wrap, TypeAdapter[Any]] = {}
         self._row = TypeAdapter(self.row_type).validator.validate_python
         self._labels = [(label, str(label)) for label in manifest.outputs.labels]
@@ -88,6 +88,11 @@ class Pipeline(ABC):
         texts = [text for _, text in self._labels]
         shares = raw.probabilities.tolist()
         return [Prediction(v, dict(zip(texts, p, strict=True))) for v, p in zip(values, shares, strict=True)]
+
+
+def schema_name(manifest: Manifest, suffix: str) -> str:
+    """A name for a version's types in the OpenAPI document: `breast-cancer` 1 → `BreastCancer1Inputs`."""
+    return f"{manifest.name.title().replace('-', '')}{manifest.version}{suffix}"
 
 
 def to_json(value: Any) -> bytes:

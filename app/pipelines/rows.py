@@ -1,11 +1,11 @@
 """The type of a row, made from a manifest's fields; and what pydantic finds wrong with one, in our words."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field, StrictBool, ValidationError, with_config
 from pydantic.fields import FieldInfo
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict
 
 from app.errors import FieldError
 from app.manifest import InputField, describe_range
@@ -32,8 +32,10 @@ def row_type(fields: tuple[InputField, ...], title: str) -> Any:
 
 
 def _member(field: InputField) -> Any:
-    value = Annotated[_value_type(field), _info(field)]
-    return NotRequired[value | None] if field.missing == "allow" else value
+    kind: Any = _value_type(field)
+    if field.missing == "allow":
+        return NotRequired[Annotated[kind | None, _info(field)]]
+    return Annotated[kind, _info(field)]
 
 
 def _value_type(field: InputField) -> Any:
@@ -66,7 +68,9 @@ def _info(field: InputField) -> FieldInfo:
         seen = f"Training saw {field.minimum:g} to {field.maximum:g}."
         description = f"{description.rstrip('.')}. {seen}" if description else seen
     examples = None if field.example is None else [field.example]
-    info: FieldInfo = Field(description=description or None, examples=examples, json_schema_extra=extra or None, **bounds)
+    info: FieldInfo = Field(
+        description=description or None, examples=examples, json_schema_extra=extra or None, **bounds
+    )
     return info
 
 

@@ -1,6 +1,5 @@
 """`aliases.json`: the names under which a model's versions are served, such as `champion` and `v1`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
@@ -37,4 +36,4 @@ def write_aliases(path: Path, aliases: Aliases) -> None:
     """Replace the file as a whole: a reader sees the old aliases or the new ones."""
     partial = path.with_name(f".{path.name}.{uuid4().hex}")
     partial.write_bytes(_document.dump_json(dict(sorted(aliases.items())), indent=2) + b"\n")
-    os.replace(partial, path)
+    partial.replace(path)

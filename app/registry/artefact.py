@@ -19,8 +19,11 @@ from app.errors import VersionRefused
 _LIBRARIES = frozenset({"sklearn", "numpy", "scipy", "joblib"})
 _HARMLESS = frozenset(
     {
-        *(f"builtins.{name}" for name in ("bool bytearray bytes complex dict float frozenset int list object").split()),
-        *(f"builtins.{name}" for name in ("range set slice str tuple type").split()),
+        *(
+            f"builtins.{name}"
+            for name in ("bool", "bytearray", "bytes", "complex", "dict", "float", "frozenset", "int")
+        ),
+        *(f"builtins.{name}" for name in ("list", "object", "range", "set", "slice", "str", "tuple", "type")),
         "_codecs.encode",
         "collections.Counter",
         "collections.OrderedDict",
@@ -86,6 +89,8 @@ def unpickle(raw: bytes, modules: tuple[str, ...]) -> Any:
         except InconsistentVersionWarning as warning:
             raise VersionRefused("library_mismatch", str(warning).partition("\n")[0]) from None
         except ModuleNotFoundError as error:
-            raise VersionRefused("unknown_code", f"the package {error.name} is allowed, but not installed here") from None
+            raise VersionRefused(
+                "unknown_code", f"the package {error.name} is allowed, but not installed here"
+            ) from None
         except Exception as error:  # a corrupt pickle raises whatever its opcodes run into
             raise VersionRefused("artefact_unreadable", f"{type(error).__name__}: {error}") from error

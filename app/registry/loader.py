@@ -63,7 +63,9 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
     try:
         runtime = SklearnRuntime(estimator, manifest.task)
     except AttributeError:
-        raise VersionRefused("outputs_mismatch", "the artefact is not a fitted classifier, as the manifest says") from None
+        raise VersionRefused(
+            "outputs_mismatch", "the artefact is not a fitted classifier, as the manifest says"
+        ) from None
     if len(runtime.classes) != len(manifest.outputs.labels):
         count, labels = len(runtime.classes), len(manifest.outputs.labels)
         raise VersionRefused("outputs_mismatch", f"the estimator has {count} classes, the manifest {labels} labels")
@@ -76,7 +78,9 @@ def _check_libraries(manifest: Manifest) -> None:
     """scikit-learn must be the very version: it promises nothing about pickles of another. numpy's major decides."""
     there, here = manifest.versions.scikit_learn, installed("scikit-learn")
     if there != here:
-        raise VersionRefused("library_mismatch", f"fitted with scikit-learn {there}, and this is {here}: train it again")
+        raise VersionRefused(
+            "library_mismatch", f"fitted with scikit-learn {there}, and this is {here}: train it again"
+        )
     there, here = manifest.versions.numpy, installed("numpy")
     if there.partition(".")[0] != here.partition(".")[0]:
         raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")

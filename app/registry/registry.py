@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Self
 
 import structlog
@@ -83,7 +83,7 @@ class ModelRegistry:
         self._loading = asyncio.create_task(asyncio.to_thread(self._load_all))
         return self
 
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._stopping = True
         if self._loading is not None:
             await self._loading

@@ -41,14 +41,15 @@ class SklearnRuntime:
         self.estimator = estimator
         self._transform, self._final = _split(estimator)
         self._regression = task == "regression"
-        self._classes = None if self._regression else np.asarray(self._final.classes_)
+        self._classes = np.asarray([] if self._regression else self._final.classes_)
         self._has_probabilities = hasattr(self._final, "predict_proba")
         self._label_is_largest = _is_sklearns(self._final) and type(self._final).__name__ in _LARGEST_PROBABILITY
 
     @property
     def classes(self) -> list[Any]:
         """The estimator's own classes, in its order; a regression has none."""
-        return [] if self._classes is None else self._classes.tolist()
+        classes: list[Any] = self._classes.tolist()
+        return classes
 
     @property
     def has_probabilities(self) -> bool:

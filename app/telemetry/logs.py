@@ -12,7 +12,7 @@ from structlog.typing import Processor
 
 
 def configure_logs(*, level: str, json: bool | None) -> None:
-    """Send every log line of the process to stdout as JSON or for people; `json=None` asks whether that is a terminal."""
+    """Send every log line of the process to stdout, as JSON or for people; None: for people if that is a terminal."""
     if json is None:
         json = not sys.stdout.isatty()
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -37,7 +37,7 @@ def configure_logs(*, level: str, json: bool | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    logging.captureWarnings(True)
+    logging.captureWarnings(capture=True)
     # Its start-up chatter repeats what `serve` prints; its errors matter.
     logging.getLogger("uvicorn.error").setLevel(max(number, logging.WARNING))
 
@@ -45,7 +45,10 @@ def configure_logs(*, level: str, json: bool | None) -> None:
 def _rendering(*, json: bool) -> list[Processor]:
     if json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [_escape_controls, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=18, sort_keys=False)]
+    return [
+        _escape_controls,
+        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=18, sort_keys=False),
+    ]
 
 
 def _escape_controls(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -4,6 +4,8 @@ Each application has a registry of its own, so that two of them in one process d
 routes, models that are loaded and fixed vocabularies, never from a caller.
 """
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.gc_collector import GCCollector
 
@@ -78,8 +80,19 @@ class Metrics:
         )
         self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
 
+        self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+
+    def record_hot(self, handler: str, status: int, seconds: float) -> None:
+        """Count one POST to a hot route; its labels are looked up once and then kept."""
+        bound = self._hot.get((handler, status))
+        if bound is None:
+            count = self.http_requests.labels("POST", handler, str(status)).inc
+            bound = self._hot[handler, status] = (count, self.http_seconds.labels("POST", handler).observe)
+        bound[0]()
+        bound[1](seconds)
+
     def record_http(self, method: str, handler: str, status: int | str, seconds: float) -> None:
-        """Count one request that took the slow way; hot routes keep their labels bound."""
+        """Count one request that took the slow way."""
         method = method if method in METHODS else "OTHER"
         self.http_requests.labels(method, handler, str(status)).inc()
         self.http_seconds.labels(method, handler).observe(seconds)

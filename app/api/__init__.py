@@ -1,0 +1,1 @@
+"""The HTTP edge: the gate, and one file for each protocol."""

@@ -1,0 +1,118 @@
+"""The catalog: which models there are, what they take and give, how good they are, and who they are for."""
+
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.deps import ServicesDep
+from app.api.problems import problems
+from app.manifest import Card, Evaluation, InputField, Outputs, Task
+from app.registry.registry import ModelEntry, State, VersionEntry
+
+router = APIRouter(prefix="/v2/catalog", tags=["catalog"])
+
+
+class ModelSummary(BaseModel):
+    """A model in a line."""
+
+    name: str
+    task: Task | None = Field(None, description="Unknown where no manifest can be read.")
+    description: str = ""
+    versions: list[int]
+    aliases: dict[str, int]
+    state: State = Field(description="Of the version that answers by default.")
+
+
+class Catalog(BaseModel):
+    """Every model."""
+
+    models: list[ModelSummary]
+
+
+class VersionDetail(BaseModel):
+    """One version; those without a readable manifest have only their number, state and reason."""
+
+    version: int
+    state: State
+    reason: str | None = Field(None, description="Why it is refused: a stable code.")
+    aliases: list[str] = []
+    task: Task | None = None
+    card: Card | None = None
+    fields: list[InputField] = []
+    outputs: Outputs | None = None
+    evaluations: list[Evaluation] = []
+    training_data: str | None = None
+    training_rows: int | None = None
+    sha256: str | None = None
+    runtime: str | None = Field(None, description="What executes it.")
+    created_at: datetime | None = None
+    code: str | None = None
+
+
+class ModelDetail(BaseModel):
+    """One model with all its versions."""
+
+    name: str
+    aliases: dict[str, int]
+    versions: list[VersionDetail]
+
+
+@router.get("", response_model_exclude_none=True)
+async def list_models(services: ServicesDep) -> Catalog:
+    """List the models."""
+    return Catalog(models=[_summary(entry) for entry in services.registry.models.values()])
+
+
+@router.get("/{model}", response_model_exclude_none=True, responses=problems(404))
+async def describe_model(model: str, services: ServicesDep) -> ModelDetail:
+    """Describe one model: its versions, aliases, fields, figures and card."""
+    entry = services.registry.model(model)
+    return ModelDetail(
+        name=entry.name,
+        aliases=entry.aliases,
+        versions=[_detail(entry, version) for version in entry.versions.values()],
+    )
+
+
+def _summary(entry: ModelEntry) -> ModelSummary:
+    default = entry.versions.get(entry.aliases.get("champion", 0)) or entry.versions[max(entry.versions)]
+    manifest = default.manifest
+    return ModelSummary(
+        name=entry.name,
+        task=manifest.task if manifest else None,
+        description=manifest.card.description if manifest else "",
+        versions=list(entry.versions),
+        aliases=entry.aliases,
+        state=entry.state,
+    )
+
+
+def _detail(entry: ModelEntry, version: VersionEntry) -> VersionDetail:
+    return VersionDetail(
+        version=version.version,
+        state=version.state,
+        reason=version.refusal.reason if version.refusal else None,
+        aliases=sorted(alias for alias, number in entry.aliases.items() if number == version.version),
+        **_described(version),
+    )
+
+
+def _described(version: VersionEntry) -> dict[str, Any]:
+    manifest = version.manifest
+    if manifest is None:
+        return {}
+    return {
+        "task": manifest.task,
+        "card": manifest.card,
+        "fields": manifest.fields,
+        "outputs": manifest.outputs,
+        "evaluations": manifest.training.evaluations,
+        "training_data": manifest.training.data,
+        "training_rows": manifest.training.rows,
+        "sha256": manifest.artefact.sha256,
+        "runtime": version.model.runtime.name if version.model else None,
+        "created_at": manifest.origin.created_at,
+        "code": manifest.origin.code,
+    }

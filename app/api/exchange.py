@@ -1,0 +1,118 @@
+"""Parts of one HTTP exchange that every door needs: its id, its body within bounds, its answer."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from uuid import uuid4
+
+from starlette.types import Message, Receive, Scope, Send
+
+from app.errors import BodyTooLarge, UnsupportedMediaType
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+REQUEST_ID = b"x-request-id"
+_SCOPE_KEY = "presage.request_id"
+# Letters that are safe in a header, in a log line and in a URL; anything else could break the answer that repeats it.
+_WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_JSON = re.compile(rb'application/(?:[\w.-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
+
+_LINGER_BYTES = 64 << 20
+_LINGER_SECONDS = 2.0
+
+
+class Disconnected(Exception):
+    """The caller went away before the body was complete; nobody waits for an answer."""
+
+
+def request_id(scope: Scope) -> str:
+    """The caller's `X-Request-ID` when it is well-formed, else one of our own; the same for the whole exchange."""
+    known: str | None = scope.get(_SCOPE_KEY)
+    if known is None:
+        given = header(scope, REQUEST_ID)
+        known = given.decode() if given is not None and _WELL_FORMED.fullmatch(given) else uuid4().hex
+        scope[_SCOPE_KEY] = known
+    return known
+
+
+def header(scope: Scope, name: bytes) -> bytes | None:
+    """The first value of a request header; `name` in lower case."""
+    headers: Headers = scope["headers"]
+    return next((value for key, value in headers if key == name), None)
+
+
+def declared_length(scope: Scope) -> int:
+    """The `Content-Length`, or 0 where there is none; the server has checked that it is a number."""
+    value = header(scope, b"content-length")
+    return int(value) if value is not None and value.isdigit() and len(value) < 20 else 0  # noqa: PLR2004
+
+
+async def read_json_body(scope: Scope, receive: Receive, most: int) -> bytes:
+    """The body of a JSON request.
+
+    Raises UnsupportedMediaType and BodyTooLarge before the body is read where the head says so, BodyTooLarge as soon
+    as more than `most` bytes have come, and Disconnected.
+    """
+    media_type = header(scope, b"content-type")
+    if media_type is None or not _JSON.fullmatch(media_type.strip()):
+        raise UnsupportedMediaType("send the body as JSON, with the header Content-Type: application/json")
+    if header(scope, b"content-encoding") not in (None, b"identity"):
+        raise UnsupportedMediaType("send the body uncompressed, without a Content-Encoding header")
+    if declared_length(scope) > most:
+        raise body_too_large(most)
+    return await _read_body(receive, most)
+
+
+async def _read_body(receive: Receive, most: int) -> bytes:
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    chunks = [body]
+    size = len(body)
+    while message.get("more_body") and size <= most:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        size += len(chunks[-1])
+    if message["type"] == "http.disconnect":
+        raise Disconnected
+    if size > most:
+        raise body_too_large(most)
+    return body if len(chunks) == 1 else b"".join(chunks)
+
+
+def body_too_large(most: int) -> BodyTooLarge:
+    """The refusal of a body over `most` bytes."""
+    return BodyTooLarge(f"the body may have at most {most} bytes", limit=most)
+
+
+async def send_answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    """One complete answer; its length is added to `headers`."""
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_early_answer(
+    receive: Receive, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """An answer before the body was read to its end.
+
+    A connection that is closed on unread bytes is reset, and the caller may never see why; so the answer goes out, what
+    still comes is thrown away for a bounded while, and only then the connection closes.
+    """
+    headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            await _throw_away(receive)
+    except TimeoutError:
+        pass
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _throw_away(receive: Receive) -> None:
+    left = _LINGER_BYTES
+    message: Message = await receive()
+    while left > 0 and message.get("more_body"):
+        left -= len(message.get("body", b""))
+        message = await receive()

@@ -1,0 +1,102 @@
+"""The gate: what every HTTP request passes first, before any framework reads a byte of it.
+
+It gives the request its id, hands hot routes over at once, and wraps everything else: no cookies (nothing here reads
+them, and parsing a hostile one takes CPython seconds), no body over the bound, an answer even to what nobody expected,
+and one log line.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import structlog
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.exchange import REQUEST_ID, body_too_large, declared_length, request_id, send_answer, send_early_answer
+from app.api.hot_route import HotRoute
+from app.api.problems import from_exception, render
+from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_LONGEST_LOGGED_PATH = 200
+_FAILED = 500
+
+
+class Gate:
+    """Made once the routes are known."""
+
+    def __init__(self, routes: Iterable[BaseRoute], *, root_path: str, max_body_bytes: int, metrics: Metrics) -> None:
+        self._hot = hot_routes(routes)
+        self._root_path = root_path
+        self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp) -> None:
+        """Answer an HTTP request by a hot route, or by `cold`, the framework's own way in."""
+        path: str = scope["path"]
+        if self._root_path and path.startswith(self._root_path + "/"):
+            path = path[len(self._root_path) :]
+        route = self._hot.get(path)
+        parameters = {}
+        if route is None:
+            stem, _, last = path.rpartition("/")
+            route = self._hot.get(stem + "/{model}") if last else None
+            parameters = {"model": last}
+        if route is not None and scope["method"] == "POST":
+            scope["path_params"] = parameters
+            await route.handle(scope, receive, send)
+        else:
+            await self._cold(scope, receive, send, cold)
+
+    async def _cold(self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp) -> None:
+        started = time.perf_counter()
+        scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
+        identifier = request_id(scope)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (REQUEST_ID, identifier.encode())]
+            await send(message)
+
+        failure: Exception | None = None
+        try:
+            if declared_length(scope) > self._max_body_bytes:
+                await self._refuse_body(scope, receive, send_with_id, started)
+            else:
+                await cold(scope, receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 -- the framework answers, raises again, and would log a second time
+            failure = error
+            if not status:
+                answer = render(from_exception(error), identifier)
+                await send_answer(send_with_id, *answer)
+        self._log(scope, identifier, status, time.perf_counter() - started, failure)
+
+    async def _refuse_body(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        """The framework, and with it the instrumentator, never sees this request; so it is counted here."""
+        status, headers, body = render(body_too_large(self._max_body_bytes), request_id(scope))
+        await send_early_answer(receive, send, status, headers, body)
+        self._metrics.record_http(scope["method"], "none", status, time.perf_counter() - started)
+
+    def _log(self, scope: Scope, identifier: str, status: int, seconds: float, failure: Exception | None) -> None:
+        raw: bytes = scope.get("raw_path") or scope["path"].encode()
+        event: Mapping[str, Any] = {
+            "method": scope["method"],
+            "path": raw[:_LONGEST_LOGGED_PATH].decode("ascii", "backslashreplace"),
+            "status": status,
+            "milliseconds": round(seconds * 1000, 2),
+            "request_id": identifier,
+        }
+        say: Callable[..., Any] = log.error if failure is not None or status >= _FAILED else log.info
+        say("http_request", exc_info=failure, **event)
+
+
+def hot_routes(routes: Iterable[BaseRoute]) -> dict[str, HotRoute]:
+    """Hot routes by their path template, wherever routers are nested."""
+    contexts = iter_route_contexts(list(routes))
+    return {c.path: c.original_route for c in contexts if c.path and isinstance(c.original_route, HotRoute)}

@@ -1,0 +1,77 @@
+"""Health: `live` says that the event loop turns, `ready` that every required model is verified and warm."""
+
+from typing import Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.deps import ServicesDep
+from app.api.problems import problems
+from app.errors import NotReady
+from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+class Live(BaseModel):
+    """The process answers."""
+
+    status: Literal["live"] = "live"
+
+
+class ModelHealth(BaseModel):
+    """One version that an alias names, or a model as a whole where its aliases cannot be used."""
+
+    model: str
+    version: int | None = None
+    state: State
+    required: bool
+    reason: str | None = Field(None, description="Why it is refused: a stable code; the log has the rest.")
+
+
+class Ready(BaseModel):
+    """Every required model is served."""
+
+    status: Literal["ready"] = "ready"
+    models: list[ModelHealth]
+
+
+@router.head("/live", include_in_schema=False)
+@router.get("/live")
+async def live() -> Live:
+    """Whether the event loop turns; nothing else is looked at."""
+    return Live()
+
+
+@router.head("/ready", include_in_schema=False)
+@router.get("/ready", response_model_exclude_none=True, responses=problems(503))
+async def ready(services: ServicesDep) -> Ready:
+    """Whether every required model is verified and warm; until then 503 with the reasons and a Retry-After."""
+    registry = services.registry
+    models = report(registry)
+    if registry.ready:
+        return Ready(models=models)
+    missing = [name for name in registry.required if name not in registry.models]
+    detail = "models are being loaded" if not registry.settled else "a required model is not served"
+    if missing:
+        detail = f"required models are missing: {', '.join(missing)}"
+    raise NotReady(
+        detail,
+        retry_after=RETRY_WHILE_REFUSED if registry.settled else RETRY_WHILE_LOADING,
+        models=[health.model_dump(exclude_none=True) for health in models],
+    )
+
+
+def report(registry: ModelRegistry) -> list[ModelHealth]:
+    """The state of everything that should be served."""
+    found = []
+    for name, entry in registry.models.items():
+        required = name in registry.required
+        if entry.refusal is not None:
+            found.append(ModelHealth(model=name, state="refused", required=required, reason=entry.refusal.reason))
+        for version, v in entry.versions.items():
+            if v.state != "idle":
+                reason = v.refusal.reason if v.refusal else None
+                health = ModelHealth(model=name, version=version, state=v.state, required=required, reason=reason)
+                found.append(health)
+    return found

@@ -1,0 +1,122 @@
+"""HotRoute: a FastAPI route that answers by itself, without FastAPI's machinery around it.
+
+To FastAPI it is an ordinary route: declared with a decorator, typed, in the OpenAPI document, reachable by the test
+client. But its `handle` goes straight from bytes to the endpoint and back, and the gate calls it without passing the
+router and the middlewares. One implementation, two doors; both give the same answers and the same errors.
+"""
+
+import time
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+import structlog
+from fastapi import Request
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
+
+from app.api.exchange import REQUEST_ID, Disconnected, read_json_body, request_id, send_answer, send_early_answer
+from app.api.problems import from_exception, render
+from app.errors import BodyTooLarge, FieldError, InvalidInput, PresageError
+from app.wiring import Services
+
+log = structlog.get_logger(__name__)
+
+_JSON_HEADER = (b"content-type", b"application/json")
+_LOUD = 500
+_GONE = 499
+
+
+class Call(Request):
+    """One request to a hot route. FastAPI takes it for a Request, and so leaves the endpoint's signature alone."""
+
+    content: bytes
+    services: Services
+    started: float
+
+    def parameter(self, name: str) -> str | None:
+        """The one query parameter that the route takes; raises InvalidInput for any other, and for a second value."""
+        query = self.scope["query_string"]
+        if not query:
+            return None
+        try:
+            pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=10)
+        except ValueError:
+            pairs = [("", "")]
+        if len(pairs) != 1 or pairs[0][0] != name:
+            problem = FieldError("invalid", f"the only query parameter here is {name}, at most once", field=name)
+            raise InvalidInput("the query does not fit this route", errors=[problem])
+        value: str = pairs[0][1]
+        return value
+
+    def no_parameters(self) -> None:
+        """Raises InvalidInput when there is a query: a parameter that is ignored would mislead."""
+        if self.scope["query_string"]:
+            raise InvalidInput("this route takes no query parameters")
+
+
+class Reply:
+    """The body of a 200, and headers beyond the usual ones."""
+
+    __slots__ = ("body", "headers")
+
+    def __init__(self, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self.body = body
+        self.headers = headers
+
+
+class HotRoute(APIRoute):
+    """Endpoints have the form `async def endpoint(call: Call) -> Reply`, and raise PresageErrors."""
+
+    max_bytes_setting = "max_body_bytes"
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens; only a cancellation gets through."""
+        if scope["method"] not in (self.methods or ()):
+            await super().handle(scope, receive, send)
+            return
+        started = time.perf_counter()
+        services: Services = scope["app"].state.services
+        early = False
+        try:
+            reply = await self._reply(scope, receive, services, started)
+            status, headers, body = 200, [_JSON_HEADER, *reply.headers], reply.body
+        except Disconnected:
+            self._record(services, _GONE, started)
+            return
+        except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
+            status, headers, body = self._refuse(error, scope)
+            early = isinstance(error, BodyTooLarge)
+        headers.append((REQUEST_ID, request_id(scope).encode()))
+        if early:
+            await send_early_answer(receive, send, status, headers, body)
+        else:
+            await send_answer(send, status, headers, body)
+        self._record(services, status, started)
+
+    async def _reply(self, scope: Scope, receive: Receive, services: Services, started: float) -> Reply:
+        call = Call(scope, receive)
+        call.services, call.started = services, started
+        most: int = getattr(services.settings.bounds, self.max_bytes_setting)
+        call.content = await read_json_body(scope, receive, most)
+        reply: Reply = await self.endpoint(call)
+        return reply
+
+    def _refuse(self, error: Exception, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+        """The problem document, and the one log line that a failure gets."""
+        problem = from_exception(error)
+        event = {"method": scope["method"], "handler": self.path, "status": problem.status, "code": problem.code}
+        if isinstance(error, PresageError) and problem.status < _LOUD:
+            log.info("request_refused", request_id=request_id(scope), **event)
+        else:
+            unexpected = None if isinstance(error, PresageError) else error
+            log.error("request_failed", request_id=request_id(scope), exc_info=unexpected, **event)
+        return render(problem, request_id(scope))
+
+    def _record(self, services: Services, status: int, started: float) -> None:
+        services.metrics.record_hot(self.path, status, time.perf_counter() - started)
+
+
+class HotBatchRoute(HotRoute):
+    """A hot route whose body may be as large as a batch."""
+
+    max_bytes_setting = "max_batch_bytes"

@@ -1,0 +1,124 @@
+"""Errors as RFC 9457 problem documents: the one place that makes them, whoever found the error.
+
+Four makers of errors end here: our own code (PresageError), Starlette's routing (HTTPException), FastAPI's validation
+(RequestValidationError), and whatever nobody expected.
+"""
+
+from dataclasses import asdict
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from app.api.exchange import Headers, request_id
+from app.errors import FieldError, InternalError, InvalidInput, MethodNotAllowed, NotFound, PresageError, RequestRefused
+from app.pipelines.base import to_json
+from app.pipelines.rows import MOST_ERRORS
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong with one place of the request."""
+
+    code: str = Field(examples=["wrong_type"])
+    detail: str = Field(examples=["must be a number"])
+    field: str | None = Field(None, examples=["sepal length (cm)"])
+    row: int | None = Field(None, description="Position in the batch, from 0.")
+
+
+class Problem(BaseModel):
+    """An RFC 9457 problem document. `code` is stable; `detail` is for people."""
+
+    type: str = Field(examples=["urn:presage:problem:invalid_input"])
+    title: str
+    status: int
+    detail: str
+    code: str = Field(examples=["invalid_input"])
+    request_id: str
+    errors: list[FieldProblem] = Field([], description="At most 20 of the things that are wrong.")
+
+
+def render(error: PresageError, request: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body of the answer to the request of that id."""
+    document: dict[str, Any] = {
+        "type": f"urn:presage:problem:{error.code}",
+        "title": error.title,
+        "status": error.status,
+        "detail": error.detail,
+        "code": error.code,
+        "request_id": request,
+        **error.members,
+    }
+    if error.errors:
+        document["errors"] = [field_problem(found) for found in error.errors[:MOST_ERRORS]]
+    headers = [(b"content-type", MEDIA_TYPE.encode()), *error.headers]
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    return error.status, headers, to_json(document)
+
+
+def field_problem(found: FieldError) -> dict[str, Any]:
+    """The members that have a value."""
+    return {key: value for key, value in asdict(found).items() if value is not None}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may answer these statuses, for the OpenAPI document."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": PROBLEM_REFERENCE}}}
+        for status in statuses
+    }
+
+
+PROBLEM_REFERENCE = {"$ref": "#/components/schemas/Problem"}
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Make every error that FastAPI's own stack meets a problem document."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        status, headers, body = render(from_exception(error), request_id(request.scope))
+        response = Response(body, status)
+        response.raw_headers += headers
+        return response
+
+    for kind in (PresageError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer)
+
+
+def from_exception(error: Exception) -> PresageError:
+    """Any exception as an error that a caller may see."""
+    match error:
+        case PresageError():
+            return error
+        case RequestValidationError():
+            return InvalidInput("the request does not fit this route", errors=_validation_errors(error))
+        case HTTPException(status_code=404):
+            return NotFound("there is nothing at this path")
+        case HTTPException(status_code=405):
+            return MethodNotAllowed("this path does not take that method", headers=_raw(error))
+        case HTTPException():
+            return _plain(error)
+    return InternalError("something failed here; the log has more under this request's id")
+
+
+def _validation_errors(error: RequestValidationError) -> list[FieldError]:
+    """Parameters of cold routes: their names are ours, the values stay out."""
+    return [FieldError("invalid", e["msg"], field=str(e["loc"][-1])) for e in error.errors()[:MOST_ERRORS]]
+
+
+def _plain(error: HTTPException) -> PresageError:
+    """A status that no class of ours has, such as one from a library's own route."""
+    phrase = HTTPStatus(error.status_code).phrase
+    answer = RequestRefused(phrase, headers=_raw(error))
+    answer.status, answer.title = error.status_code, phrase  # type: ignore[misc]
+    return answer
+
+
+def _raw(error: HTTPException) -> Headers:
+    return [(key.lower().encode(), value.encode()) for key, value in (error.headers or {}).items()]

@@ -1,0 +1,106 @@
+"""Version 1: the frozen first contract. One text in, one sentiment out, by the version that the alias `v1` names.
+
+Nothing here changes any more: what a caller of `/predict` wrote against the first release goes on working.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
+from app.api.parsing import BatchBody, parse_batch, parse_one
+from app.api.problems import problems
+from app.errors import FieldError, InvalidInput, ModelFailed, ModelNotServing
+from app.pipelines.base import to_json
+
+if TYPE_CHECKING:
+    from app.registry.loader import LoadedModel
+
+MODEL = "sentiment"
+ALIAS = "v1"
+FIELD = "text"
+
+router = APIRouter(tags=["version 1"])
+_one = APIRouter(route_class=HotRoute)
+_many = APIRouter(route_class=HotBatchRoute)
+
+
+class SentimentOut(BaseModel):
+    """The sentiment of one text."""
+
+    sentiment: str = Field(examples=["positive"])
+
+
+class SentimentsOut(BaseModel):
+    """The sentiments of several texts, in their order."""
+
+    results: list[str] = Field(examples=[["positive", "negative"]])
+
+
+def predict_body(row: Any) -> Any:
+    """The body of a predict request is a row of the model."""
+    return row
+
+
+BATCH_BODY = BatchBody(
+    title="SentimentsIn",
+    member="texts",
+    item=lambda row: row.__annotations__[FIELD],
+    row=lambda text: {FIELD: text},
+)
+
+
+@_one.post("/predict", response_model=SentimentOut, responses=problems(400, 413, 415, 422, 500, 503))
+@_one.post("/v1/predict", response_model=SentimentOut, responses=problems(400, 413, 415, 422, 500, 503))
+async def predict(call: Call) -> Reply:
+    """Tell the sentiment of one text.
+
+    The headers `X-Prediction-Id` and `X-Model-Version` say under which id, and by which version.
+    """
+    call.no_parameters()
+    model = _choose(call)
+    row = parse_one(call.content, model.pipeline, predict_body)
+    answer = await call.services.predictions.predict(model, [row])
+    outcome = answer.outcomes[0]
+    if isinstance(outcome, FieldError):
+        raise ModelFailed(outcome.detail)
+    return Reply(to_json({"sentiment": outcome.value}), _headers(answer.ids[0], model))
+
+
+@_many.post("/batch-predict", response_model=SentimentsOut, responses=problems(400, 413, 415, 422, 500, 503))
+@_many.post("/v1/batch", response_model=SentimentsOut, responses=problems(400, 413, 415, 422, 500, 503))
+async def batch(call: Call) -> Reply:
+    """Tell the sentiments of several texts.
+
+    One bad text refuses the whole batch, and `bad_rows` names every bad one by its position. `X-Prediction-Id` is the
+    id of the first row; those of the others count up from it.
+    """
+    call.no_parameters()
+    model = _choose(call)
+    rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
+    bad = [row for row in rows if isinstance(row, FieldError)]
+    if bad:
+        raise InvalidInput(f"{len(bad)} of {len(rows)} rows do not fit", errors=bad, bad_rows=[row.row for row in bad])
+    answer = await call.services.predictions.predict(model, rows)
+    failed = [outcome for outcome in answer.outcomes if isinstance(outcome, FieldError)]
+    if failed:
+        detail = f"the model failed on {len(failed)} of {len(rows)} rows"
+        raise ModelFailed(detail, errors=failed, bad_rows=[outcome.row for outcome in failed])
+    results = [outcome.value for outcome in answer.outcomes if not isinstance(outcome, FieldError)]
+    return Reply(to_json({"results": results}), _headers(answer.ids[0], model))
+
+
+def _choose(call: Call) -> "LoadedModel":
+    model = call.services.predictions.choose(MODEL, ALIAS)
+    if model.pipeline.names != (FIELD,):
+        raise ModelNotServing(f"the version that {ALIAS} names does not take one text")
+    return model
+
+
+def _headers(prediction_id: str, model: "LoadedModel") -> list[tuple[bytes, bytes]]:
+    return [(b"x-prediction-id", prediction_id.encode()), (b"x-model-version", b"%d" % model.version)]
+
+
+router.include_router(_one)
+router.include_router(_many)

@@ -1,0 +1,144 @@
+"""Version 2: any model, any version, with probabilities, and errors row by row."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
+from app.api.parsing import BatchBody, parse_batch, parse_one
+from app.api.problems import FieldProblem, field_problem, problems
+from app.errors import FieldError, ModelFailed
+from app.inference.lane import Outcome
+from app.pipelines.base import to_json
+from app.pipelines.rows import closed
+
+CHAMPION = "champion"
+
+router = APIRouter(tags=["version 2"])
+_one = APIRouter(route_class=HotRoute)
+_many = APIRouter(route_class=HotBatchRoute)
+
+Value = bool | int | float | str
+Probabilities = Annotated[dict[str, float] | None, Field(description="Of each label; absent where the model has none.")]
+
+
+class Timing(BaseModel):
+    """Where the time went, in milliseconds: in all, and until the model had answered."""
+
+    model_ms: float = Field(examples=[0.61])
+    total_ms: float = Field(examples=[0.74])
+
+
+class PredictionOut(BaseModel):
+    """The answer for one row."""
+
+    id: str = Field(description="UUID version 7 of this prediction.")
+    model: str
+    version: int
+    prediction: Value
+    probabilities: Probabilities = None
+    timing: Timing
+
+
+class RowOut(BaseModel):
+    """One row of a batch that was answered."""
+
+    id: str
+    prediction: Value
+    probabilities: Probabilities = None
+
+
+class RowFailedOut(BaseModel):
+    """One row of a batch that was not answered, and why."""
+
+    error: FieldProblem
+
+
+class Counts(BaseModel):
+    """How many rows were answered and how many were not."""
+
+    succeeded: int
+    failed: int
+
+
+class BatchOut(BaseModel):
+    """The rows of a batch, in the caller's order."""
+
+    model: str
+    version: int
+    results: list[RowOut | RowFailedOut]
+    counts: Counts
+    timing: Timing
+
+
+def predict_body(row: Any) -> Any:
+    """`{"inputs": row}`."""
+    return closed("PredictIn", inputs=row)
+
+
+BATCH_BODY = BatchBody(title="BatchIn", member="inputs", item=lambda row: row, row=lambda row: row)
+
+_STATUSES: tuple[Literal[400, 404, 413, 415, 422, 500, 503], ...] = (400, 404, 413, 415, 422, 500, 503)
+
+
+@_one.post("/v2/predict", response_model=PredictionOut, responses=problems(*_STATUSES))
+@_one.post("/v2/predict/{model}", response_model=PredictionOut, responses=problems(*_STATUSES))
+async def predict(call: Call) -> Reply:
+    """Predict one row."""
+    model = call.services.predictions.choose(_name(call), call.parameter("version") or CHAMPION)
+    row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
+    asked = time.perf_counter()
+    answer = await call.services.predictions.predict(model, [row])
+    outcome = answer.outcomes[0]
+    if isinstance(outcome, FieldError):
+        raise ModelFailed(outcome.detail)
+    identity = {"id": answer.ids[0], "model": model.name, "version": model.version}
+    return Reply(to_json({**identity, **_values(outcome), "timing": _timing(call, asked)}))
+
+
+@_many.post("/v2/batch", response_model=BatchOut, responses=problems(*_STATUSES))
+@_many.post("/v2/batch/{model}", response_model=BatchOut, responses=problems(*_STATUSES))
+async def batch(call: Call) -> Reply:
+    """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
+    model = call.services.predictions.choose(_name(call), call.parameter("version") or CHAMPION)
+    rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
+    asked = time.perf_counter()
+    answer = await call.services.predictions.predict(model, rows)
+    document = {
+        "model": model.name,
+        "version": model.version,
+        "results": [_result(i, outcome) for i, outcome in zip(answer.ids, answer.outcomes, strict=True)],
+        "counts": {"succeeded": len(rows) - answer.failed, "failed": answer.failed},
+        "timing": _timing(call, asked),
+    }
+    return Reply(to_json(document))
+
+
+def _name(call: Call) -> str:
+    name: str = call.scope["path_params"].get("model") or call.services.settings.models.default_model
+    return name
+
+
+def _values(outcome: Outcome) -> dict[str, Any]:
+    """The members that say what was predicted."""
+    if isinstance(outcome, FieldError):
+        return {"error": field_problem(outcome)}
+    if outcome.probabilities is None:
+        return {"prediction": outcome.value}
+    return {"prediction": outcome.value, "probabilities": outcome.probabilities}
+
+
+def _result(identifier: str, outcome: Outcome) -> dict[str, Any]:
+    values = _values(outcome)
+    return values if "error" in values else {"id": identifier, **values}
+
+
+def _timing(call: Call, asked: float) -> dict[str, float]:
+    now = time.perf_counter()
+    return {"model_ms": round((now - asked) * 1000, 3), "total_ms": round((now - call.started) * 1000, 3)}
+
+
+router.include_router(_one)
+router.include_router(_many)

@@ -1,0 +1,130 @@
+"""`serve`: the service in this process, with a progress line for each step, and at the end what a newcomer needs."""
+
+import asyncio
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from app.config import Settings, read_settings
+from app.errors import OperatorError
+
+if TYPE_CHECKING:
+    from app.factory import Service
+
+# How long requests in flight may take after SIGTERM.
+_GRACE_SECONDS = 20
+
+
+class PortTaken(OperatorError):
+    """Somebody else listens where the service should."""
+
+
+@click.command()
+@click.option("--train-if-empty", is_flag=True, help="Make the demo models first when the models folder has none.")
+def serve(*, train_if_empty: bool) -> None:
+    """Serve the models in MODELS_DIR on HOST and PORT until stopped."""
+    settings = read_settings()
+    listener = _listen(settings)
+    if train_if_empty:
+        _train_if_empty(settings)
+    _say("importing the web framework")
+    # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
+    import uvicorn  # noqa: PLC0415
+
+    from app.factory import create_app  # noqa: PLC0415
+    from app.telemetry.logs import configure_logs  # noqa: PLC0415
+
+    configure_logs(level=settings.server.log_level, json=settings.json_logs)
+    app = create_app(settings)
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            self.announcement = asyncio.create_task(_announce(app, settings))
+
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    Server(config).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Bind first: a port that is taken is known before seconds of imports, and in one line."""
+    host, port = settings.server.host, settings.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host}:{port}: {error.strerror}; set PORT (or HOST) to something else"
+        raise PortTaken(message) from None
+    listener.set_inheritable(True)
+    return listener
+
+
+def _train_if_empty(settings: Settings) -> None:
+    from app.registry.sources import DirectorySource  # noqa: PLC0415 -- only when asked for
+
+    source = DirectorySource(settings.models.models_dir)
+    if source.names():
+        return
+    _say(f"{settings.models.models_dir}/ has no models: training the demo models")
+    from app.cli.train import train  # noqa: PLC0415 -- scikit-learn, only when there is something to train
+
+    train.main(args=[], standalone_mode=False)
+
+
+async def _announce(app: "Service", settings: Settings) -> None:
+    """Say when the models are loaded, and how to make the first call."""
+    address = f"http://{_reachable(settings.server.host)}:{settings.server.port}{settings.server.root_path}"
+    _say(f"listening on {address}; loading models from {settings.models.models_dir}/")
+    registry = app.services.registry
+    await registry.loaded()
+    if not registry.ready:
+        _say(f"not ready: {address}/health/ready says why")
+        return
+    served = [name for name, entry in registry.models.items() if entry.state == "serving"]
+    lines = ["", f"  Presage is ready at {address}", f"  models     {', '.join(served)}"]
+    if settings.place.docs_open:
+        lines.append(f"  docs page  {address}/docs")
+    lines += ["", "  Try it:", "", *_curl(app, address, served), ""]
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def _curl(app: "Service", address: str, served: list[str]) -> list[str]:
+    """A call that works when it is pasted."""
+    if "sentiment" in served:
+        path, body = "/predict", '{"text": "I love this product"}'
+    else:
+        from app.pipelines.base import to_json  # noqa: PLC0415 -- imported by now
+
+        default = app.settings.models.default_model
+        name = default if default in served else served[0]
+        manifest = app.services.registry.resolve(name, "champion").manifest
+        path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
+    quoted = body.replace("'", "'\\''")
+    return [f"  curl {address}{path} -H 'Content-Type: application/json' -d '{quoted}'"]
+
+
+def _reachable(host: str) -> str:
+    """An address that a client on this machine can use."""
+    named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- compared with, not bound to
+    return f"[{named}]" if ":" in named and not named.startswith("[") else named
+
+
+def _say(line: str) -> None:
+    click.echo(f"presage: {line}")

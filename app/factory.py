@@ -1,0 +1,109 @@
+"""Put the web application together: `create_app(settings)`.
+
+The application is a FastAPI whose own `__call__` is the gate, so that there is no way around it.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_fastapi_instrumentator import Instrumentator
+from prometheus_fastapi_instrumentator.metrics import Info
+from starlette.types import Receive, Scope, Send
+
+from app import __version__
+from app.api import catalog, health, openapi, v1, v2
+from app.api.gate import Gate, hot_routes
+from app.api.problems import install_handlers
+from app.config import Settings, read_settings
+from app.telemetry.metrics import Metrics
+from app.web.pages import add_docs_page
+from app.wiring import Services, open_services
+
+_DESCRIPTION = """Fitted scikit-learn pipelines behind HTTP.
+
+Errors are [problem documents](https://www.rfc-editor.org/rfc/rfc9457) with a stable `code` and the request's id."""
+
+
+class Service(FastAPI):
+    """The web application of one service."""
+
+    gate: Gate
+    settings: Settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Every HTTP request passes the gate; hot routes never get further."""
+        if scope["type"] == "http":
+            scope["app"] = self
+            await self.gate(scope, receive, send, super().__call__)
+        else:
+            await super().__call__(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        """The document of what is loaded now; made anew only when that has changed."""
+        registry = self.services.registry
+        if self._document is None or self._document[0] != registry.generation:
+            bounds, default = self.settings.bounds, self.settings.models.default_model
+            document = openapi.complete(super().openapi(), registry.models, default, bounds.max_batch_rows)
+            self._document = (registry.generation, document)
+        return self._document[1]
+
+    _document: tuple[int, dict[str, Any]] | None = None
+
+    @property
+    def services(self) -> Services:
+        """Open while the lifespan lasts."""
+        services: Services = self.state.services
+        return services
+
+
+def create_app(settings: Settings | None = None) -> Service:
+    """The application for these settings, or for those in the environment. Nothing is loaded before its lifespan."""
+    settings = settings or read_settings()
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_services(settings, metrics) as services:
+            app.state.services = services
+            yield
+
+    app = Service(
+        title="Presage",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        root_path=settings.server.root_path,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/openapi.json" if settings.place.docs_open else None,
+        redirect_slashes=False,
+    )
+    app.settings = settings
+    for router in (v1.router, v2.router, catalog.router, health.router):
+        app.include_router(router)
+    if settings.place.docs_open:
+        add_docs_page(app)
+    install_handlers(app)
+    _instrument(app, metrics)
+    app.gate = Gate(
+        app.routes,
+        root_path=settings.server.root_path,
+        max_body_bytes=settings.bounds.max_body_bytes,
+        metrics=metrics,
+    )
+    return app
+
+
+def _instrument(app: FastAPI, metrics: Metrics) -> None:
+    """Cold routes and the exposition; hot routes count themselves, through whichever door they are reached."""
+
+    def record(info: Info) -> None:
+        metrics.record_http(info.method, info.modified_handler, info.modified_status, info.modified_duration)
+
+    Instrumentator(
+        registry=metrics.registry,
+        should_group_status_codes=False,
+        excluded_handlers=[f"^{path}$" for path in hot_routes(app.routes)],
+    ).add(record).instrument(app).expose(app, include_in_schema=False)
