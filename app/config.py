@@ -4,6 +4,7 @@ Each group reads its own variables; a variable's name is the field's name in cap
 from this module, so a description here is what an operator reads there.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -43,7 +44,8 @@ class ServerSettings(_Group):
         "info", description="The least severe log line that is written."
     )
     log_format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`json` for one object a line, `console` for people; `auto` is `console` on a terminal."
+        "auto",
+        description="`json` objects, or `console` lines for people; `auto`: `console` on a terminal in development.",
     )
 
 
@@ -71,6 +73,16 @@ class ModelSettings(_Group):
     def required(self) -> tuple[str, ...]:
         """The names of the models that readiness waits for."""
         return self.required_models or (self.default_model,)
+
+
+class TrainingSettings(_Group):
+    """What training may look at beside the data that it fits on."""
+
+    evaluation_data: Path | None = Field(
+        None,
+        description="CSV file (`text`, and `label` or `rating`) on which `train sentiment --evaluate` measures; "
+        "no model is fitted on it.",
+    )
 
 
 class BoundSettings(_Group):
@@ -106,13 +118,14 @@ class Settings(BaseModel):
     server: ServerSettings = Field(default_factory=ServerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     bounds: BoundSettings = Field(default_factory=BoundSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
 
     @property
-    def json_logs(self) -> bool | None:
-        """True for JSON, False for people, None to decide by whether the log goes to a terminal."""
-        if self.server.log_format != "auto":
-            return self.server.log_format == "json"
-        return True if self.place.environment == "production" else None
+    def json_logs(self) -> bool:
+        """Whether the log is one JSON object a line; `auto` asks whether it goes to a terminal."""
+        if self.server.log_format == "auto":
+            return self.place.environment == "production" or not sys.stdout.isatty()
+        return self.server.log_format == "json"
 
 
 def read_settings() -> Settings:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -29,7 +28,8 @@ def serve(*, train_if_empty: bool) -> None:
     listener = _listen(settings)
     if train_if_empty:
         _train_if_empty(settings)
-    _say("importing the web framework")
+    progress = Progress(json=settings.json_logs)
+    progress.step("importing the web framework")
     # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
     import uvicorn  # noqa: PLC0415
 
@@ -42,7 +42,7 @@ def serve(*, train_if_empty: bool) -> None:
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            self.announcement = asyncio.create_task(_announce(app, settings))
+            self.announcement = asyncio.create_task(_announce(app, settings, progress))
 
     config = uvicorn.Config(
         app,
@@ -57,6 +57,18 @@ def serve(*, train_if_empty: bool) -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     Server(config).run(sockets=[listener])
+
+
+class Progress:
+    """Lines for the person who started the service; where the log is for machines, it has events instead."""
+
+    def __init__(self, *, json: bool) -> None:
+        self.shown = not json
+
+    def step(self, line: str) -> None:
+        """One line about what happens now."""
+        if self.shown:
+            click.echo(f"presage: {line}")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -78,35 +90,36 @@ def _listen(settings: Settings) -> socket.socket:
 def _train_if_empty(settings: Settings) -> None:
     from app.registry.sources import DirectorySource  # noqa: PLC0415 -- only when asked for
 
-    source = DirectorySource(settings.models.models_dir)
-    if source.names():
+    if DirectorySource(settings.models.models_dir).names():
         return
-    _say(f"{settings.models.models_dir}/ has no models: training the demo models")
+    click.echo(f"presage: {settings.models.models_dir}/ has no models: training the demo models")
     from app.cli.train import train  # noqa: PLC0415 -- scikit-learn, only when there is something to train
 
     train.main(args=[], standalone_mode=False)
 
 
-async def _announce(app: "Service", settings: Settings) -> None:
+async def _announce(app: "Service", settings: Settings, progress: Progress) -> None:
     """Say when the models are loaded, and how to make the first call."""
     address = f"http://{_reachable(settings.server.host)}:{settings.server.port}{settings.server.root_path}"
-    _say(f"listening on {address}; loading models from {settings.models.models_dir}/")
+    progress.step(f"listening on {address}; loading models from {settings.models.models_dir}/")
     registry = app.services.registry
     await registry.loaded()
     if not registry.ready:
-        _say(f"not ready: {address}/health/ready says why")
-        return
-    served = [name for name, entry in registry.models.items() if entry.state == "serving"]
-    lines = ["", f"  Presage is ready at {address}", f"  models     {', '.join(served)}"]
+        progress.step(f"not ready: {address}/health/ready says why")
+    elif progress.shown:
+        click.echo(_welcome(app, settings, address))
+
+
+def _welcome(app: "Service", settings: Settings, address: str) -> str:
+    """What a newcomer needs: the address, the docs page, and a call that works when it is pasted."""
+    served = [name for name, entry in app.services.registry.models.items() if entry.state == "serving"]
+    lines = ["", f"  Presage is ready   {address}", f"  models             {', '.join(served)}"]
     if settings.place.docs_open:
-        lines.append(f"  docs page  {address}/docs")
-    lines += ["", "  Try it:", "", *_curl(app, address, served), ""]
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+        lines.append(f"  docs page          {address}/docs")
+    return "\n".join([*lines, "", "  Try it:", "", _curl(app, address, served), ""])
 
 
-def _curl(app: "Service", address: str, served: list[str]) -> list[str]:
-    """A call that works when it is pasted."""
+def _curl(app: "Service", address: str, served: list[str]) -> str:
     if "sentiment" in served:
         path, body = "/predict", '{"text": "I love this product"}'
     else:
@@ -117,14 +130,10 @@ def _curl(app: "Service", address: str, served: list[str]) -> list[str]:
         manifest = app.services.registry.resolve(name, "champion").manifest
         path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
     quoted = body.replace("'", "'\\''")
-    return [f"  curl {address}{path} -H 'Content-Type: application/json' -d '{quoted}'"]
+    return f"  curl {address}{path} -H 'Content-Type: application/json' -d '{quoted}'"
 
 
 def _reachable(host: str) -> str:
     """An address that a client on this machine can use."""
     named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- compared with, not bound to
     return f"[{named}]" if ":" in named and not named.startswith("[") else named
-
-
-def _say(line: str) -> None:
-    click.echo(f"presage: {line}")

@@ -11,10 +11,8 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(*, level: str, json: bool | None) -> None:
-    """Send every log line of the process to stdout, as JSON or for people; None: for people if that is a terminal."""
-    if json is None:
-        json = not sys.stdout.isatty()
+def configure_logs(*, level: str, json: bool) -> None:
+    """Send every log line of the process to stdout, as JSON or for people."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,

@@ -1,0 +1,74 @@
+"""Write `docs/settings.md` from the settings themselves, or check that it is what they say.
+
+Run by `make fix` and `make check`: `python -m app.cli.reference [--check] FILE`.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings
+
+from app.config import Settings
+
+_HEAD = """# Settings
+
+Every setting is an environment variable. A value that cannot be used ends the start with one line for each such
+variable; the value itself is never repeated.
+
+This page is generated from `app/config.py`: `make fix` writes it, `make check` compares.
+"""
+
+
+def render() -> str:
+    """The whole page."""
+    parts = [_HEAD]
+    for group in Settings.model_fields.values():
+        kind = group.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseSettings):
+            parts += [f"\n## {(kind.__doc__ or '').strip()}\n", "| variable | default | values | meaning |"]
+            parts.append("|---|---|---|---|")
+            parts += [_row(name, field) for name, field in kind.model_fields.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _row(name: str, field: FieldInfo) -> str:
+    cells = (f"`{name.upper()}`", _default(field.default), _values(field), field.description or "")
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _default(value: Any) -> str:
+    if value is None or value in ((), ""):
+        return "empty"
+    return f"`{value}`"
+
+
+def _values(field: FieldInfo) -> str:
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    lower = next((m.ge for m in field.metadata if isinstance(m, Ge)), None)
+    upper = next((m.le for m in field.metadata if isinstance(m, Le)), None)
+    if lower is not None:
+        return f"{lower} to {upper}" if upper is not None else f"at least {lower}"
+    return "names, separated by commas" if choices else "text"
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--check", is_flag=True, help="Change nothing; fail when the file is not up to date.")
+def reference(file: Path, *, check: bool) -> None:
+    """Write the settings page."""
+    page = render()
+    if not check:
+        file.write_text(page)
+    elif not file.exists() or file.read_text() != page:
+        click.echo(f"{file} does not say what app/config.py says: run `make fix`", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    reference()

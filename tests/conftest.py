@@ -1,0 +1,34 @@
+"""Fixtures for everybody: the models, an application in this process, a server in another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.config import ModelSettings, Settings
+from tests.support.asgi import InProcess, in_process
+from tests.support.demo import MODULES, publish_demo_models
+from tests.support.server import Server, running_server
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of small models, published once; tests leave it as it is."""
+    root = tmp_path_factory.mktemp("demo") / "models"
+    publish_demo_models(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def app(models_dir: Path) -> Iterator[InProcess]:
+    """The application in this process, with all models loaded."""
+    with in_process(Settings(models=ModelSettings(models_dir=models_dir, model_modules=(MODULES,)))) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The real server as a process, ready."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    with running_server(models_dir, log, MODEL_MODULES=MODULES, LOG_FORMAT="json") as started:
+        yield started

@@ -1,0 +1,1 @@
+"""What tests share: builders of models, a server process, raw HTTP."""

@@ -1,0 +1,58 @@
+"""Estimators that misbehave on purpose; models that contain them need `MODEL_MODULES=tests.support.estimators`."""
+
+import sys
+import time
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+
+
+class Brittle(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Tells big from small; raises for a batch with 13 in it, and calls sys.exit for one with 14."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        if (X == 13).any():
+            raise RuntimeError("planted: the canary in the coal mine")
+        if (X == 14).any():
+            sys.exit("planted")
+        return self.classes_[(X[:, 0] > 10).astype(int)]
+
+
+class Forgetful(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Doubles its input; forgets the last row of three, and answers NaN for 13."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        values = np.where(X[:, 0] == 13, np.nan, X[:, 0] * 2)
+        return values[:-1] if len(values) == 3 else values
+
+
+class Slow(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Sleeps as many seconds as its input says, but never more than 5."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        time.sleep(min(5.0, float(X[:, 0].max())))
+        return X[:, 0] * 1.0
+
+
+class Shouting(BaseEstimator):  # type: ignore[misc]
+    """A transformer of texts, as people write them for themselves."""
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        self.fitted_ = True
+        return self
+
+    def transform(self, X: Any) -> Any:
+        return [text.upper() for text in X]

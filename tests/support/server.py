@@ -1,0 +1,103 @@
+"""The real server as a process, on a free port of the loopback."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+ROOT = Path(__file__).resolve().parents[2]
+_READY_SECONDS = 60
+
+
+@dataclass
+class Server:
+    """A running `python -m app serve`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> httpx2.Client:
+        """A client of its own connections."""
+        return httpx2.Client(base_url=self.url, timeout=30)
+
+    def output(self) -> str:
+        """All that it has printed."""
+        return self.log.read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of one event; fails on a line that is not a JSON object."""
+        lines = [json.loads(line) for line in self.output().splitlines()]
+        return [line for line in lines if line["event"] == name]
+
+    def wait_for(self, path: str, status: int) -> httpx2.Response:
+        """The first answer of that status at that path."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.output()
+            try:
+                answer = httpx2.get(self.url + path, timeout=10)
+            except httpx2.TransportError:
+                answer = None
+            if answer is not None and answer.status_code == status:
+                return answer
+            time.sleep(0.05)
+        raise AssertionError(f"no {status} at {path}:\n{self.output()}")
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running_server(models: Path, log: Path, *, wait: bool = True, **environment: str) -> Iterator[Server]:
+    """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens."""
+    port = free_port()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "app", "serve"],
+            cwd=ROOT,
+            env=clean_environment(MODELS_DIR=str(models), PORT=str(port), **environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(process, port, log)
+    try:
+        if wait:
+            server.wait_for("/health/ready", 200)
+        yield server
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def clean_environment(**changes: str) -> Mapping[str, str]:
+    """This process's environment without settings of the service that a developer may have exported."""
+    kept = {key: value for key, value in os.environ.items() if key in {"PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"}}
+    return {**kept, "PYTHONUNBUFFERED": "1", **changes}
