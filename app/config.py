@@ -83,6 +83,9 @@ class TrainingSettings(_Group):
         description="CSV file (`text`, and `label` or `rating`) on which `train sentiment --evaluate` measures; "
         "no model is fitted on it.",
     )
+    evaluation_name: str = Field(
+        "a file of labelled texts", description="What the record says that the file is: its source, in a few words."
+    )
 
 
 class BoundSettings(_Group):

@@ -30,5 +30,5 @@ def app(models_dir: Path) -> Iterator[InProcess]:
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server as a process, ready."""
     log = tmp_path_factory.mktemp("server") / "log"
-    with running_server(models_dir, log, MODEL_MODULES=MODULES, LOG_FORMAT="json") as started:
+    with running_server(models_dir, log, {"MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}) as started:
         yield started

@@ -87,7 +87,7 @@ _STATUSES: tuple[Literal[400, 404, 413, 415, 422, 500, 503], ...] = (400, 404, 4
 @_one.post("/v2/predict/{model}", response_model=PredictionOut, responses=problems(*_STATUSES))
 async def predict(call: Call) -> Reply:
     """Predict one row."""
-    model = call.services.predictions.choose(_name(call), call.parameter("version") or CHAMPION)
+    model = call.services.predictions.choose(_name(call), _version(call))
     row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
     asked = time.perf_counter()
     answer = await call.services.predictions.predict(model, [row])
@@ -102,7 +102,7 @@ async def predict(call: Call) -> Reply:
 @_many.post("/v2/batch/{model}", response_model=BatchOut, responses=problems(*_STATUSES))
 async def batch(call: Call) -> Reply:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
-    model = call.services.predictions.choose(_name(call), call.parameter("version") or CHAMPION)
+    model = call.services.predictions.choose(_name(call), _version(call))
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
     asked = time.perf_counter()
     answer = await call.services.predictions.predict(model, rows)
@@ -119,6 +119,12 @@ async def batch(call: Call) -> Reply:
 def _name(call: Call) -> str:
     name: str = call.scope["path_params"].get("model") or call.services.settings.models.default_model
     return name
+
+
+def _version(call: Call) -> str:
+    """What `?version=` says; without it, the champion. Empty is a version that does not exist."""
+    wanted = call.parameter("version")
+    return CHAMPION if wanted is None else wanted
 
 
 def _values(outcome: Outcome) -> dict[str, Any]:

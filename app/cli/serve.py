@@ -1,7 +1,9 @@
 """`serve`: the service in this process, with a progress line for each step, and at the end what a newcomer needs."""
 
 import asyncio
+import signal
 import socket
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -24,6 +26,9 @@ class PortTaken(OperatorError):
 @click.option("--train-if-empty", is_flag=True, help="Make the demo models first when the models folder has none.")
 def serve(*, train_if_empty: bool) -> None:
     """Serve the models in MODELS_DIR on HOST and PORT until stopped."""
+    # uvicorn stops gracefully, then raises the signal again; being asked to stop is no failure, so that ends with 0.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     settings = read_settings()
     listener = _listen(settings)
     if train_if_empty:

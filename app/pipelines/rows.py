@@ -58,8 +58,8 @@ def _info(field: InputField) -> FieldInfo:
     description = field.description
     match field.dtype:
         case "text":
-            # Not empty and not only white space; Rust's regular expressions take time linear in the text.
-            bounds = {"min_length": 1, "max_length": field.max_length, "pattern": r"\S"}
+            # Not empty and not blank. `\S` means other things to JSON Schema's regular expressions than to Rust's.
+            bounds = {"min_length": 1, "max_length": field.max_length, "pattern": r"[^ \t\n\r]"}
         case "float":
             bounds = {"ge": -LARGEST_FLOAT, "le": LARGEST_FLOAT}
         case "integer":

@@ -14,6 +14,7 @@ from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
 from app.registry.sources import DirectorySource
+from app.runtimes.columns import forget_column_names
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
 
@@ -60,6 +61,8 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
     if not hasattr(estimator, "predict"):
         raise VersionRefused("not_an_estimator", f"the artefact holds a {type(estimator).__name__}, without predict")
     neutralise_jobs(estimator)
+    if manifest.artefact.container != "frame":
+        forget_column_names(estimator)
     try:
         runtime = SklearnRuntime(estimator, manifest.task)
     except AttributeError:

@@ -188,7 +188,7 @@ def test_a_function_of_a_notebook_is_refused_with_advice(tmp_path: Path) -> None
         return X * 2
 
     double.__module__, double.__qualname__ = "__main__", "double"
-    __main__.double = double  # type: ignore[attr-defined]
+    __main__.double = double
     numbers = np.arange(20.0).reshape(-1, 1)
     estimator = make_pipeline(FunctionTransformer(double), LogisticRegression()).fit(numbers, numbers[:, 0] >= 10)
     write_version(tmp_path, estimator)

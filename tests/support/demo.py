@@ -21,7 +21,7 @@ _BAD = ("I hate this", "it broke at once", "a terrible product", "cheap and flim
 
 
 def publish_demo_models(root: Path) -> None:
-    """sentiment 1 (`v1`) and 2 (`champion`), iris, a regression, and two that misbehave."""
+    """Sentiment 1 (`v1`) and 2 (`champion`), iris, a regression, and two that misbehave."""
     _publish_sentiment(root)
     _publish_iris(root)
     numbers = np.arange(20.0).reshape(-1, 1)

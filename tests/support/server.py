@@ -42,8 +42,18 @@ class Server:
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The log lines of one event; fails on a line that is not a JSON object."""
-        lines = [json.loads(line) for line in self.output().splitlines()]
+        lines = [json.loads(line) for line in self.output().splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if line["event"] == name]
+
+    def wait_for_event(self, name: str, **having: str) -> dict[str, Any]:
+        """The first line of that event with those values; a line may be written just after the answer has left."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for event in self.events(name):
+                if having.items() <= event.items():
+                    return event
+            time.sleep(0.01)
+        raise AssertionError(f"no {name} with {having}:\n{self.output()}")
 
     def wait_for(self, path: str, status: int) -> httpx2.Response:
         """The first answer of that status at that path."""
@@ -74,7 +84,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(models: Path, log: Path, *, wait: bool = True, **environment: str) -> Iterator[Server]:
+def running_server(
+    models: Path, log: Path, environment: Mapping[str, str] | None = None, *, wait: bool = True
+) -> Iterator[Server]:
     """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens."""
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +94,7 @@ def running_server(models: Path, log: Path, *, wait: bool = True, **environment:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "app", "serve"],
             cwd=ROOT,
-            env=clean_environment(MODELS_DIR=str(models), PORT=str(port), **environment),
+            env=clean_environment(MODELS_DIR=str(models), PORT=str(port), **(environment or {})),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -1,0 +1,123 @@
+"""What an estimator takes: found by asking it, with each container in turn, for the answers that it gave its maker.
+
+A plain array is preferred, since a DataFrame costs a dependency on pandas and most of a millisecond for each call.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+
+from app.errors import FieldError, PublishRefused, VersionRefused
+from app.manifest import Container, InputField, Manifest
+from app.pipelines.base import RawOutput, Row
+from app.registry.artefact import unpickle
+from app.registry.loader import LoadedModel, assemble
+from app.runtimes.sklearn import SklearnRuntime
+from app.training.tables import TrainingTable, is_frame
+
+# Absolute, and relative to the number: what two orders of the same sums may differ by.
+_TOLERANCE = 1e-6
+# So many rows are also asked one at a time, since a column of one row may have another type than one of many.
+_SINGLE_ROWS = 10
+
+
+def candidates(fields: Sequence[InputField]) -> tuple[Container, ...]:
+    """The containers that could hold such rows, the cheapest first."""
+    if len(fields) == 1 and fields[0].dtype == "text":
+        return ("texts",)
+    frame: tuple[Container, ...] = ("frame",) if find_spec("pandas") else ()
+    return ("matrix", "objects", *frame) if all(map(_is_numeric, fields)) else ("objects", *frame)
+
+
+def fitting_model(
+    draft: Manifest, raw: bytes, modules: tuple[str, ...], rows: Sequence[Row], reference: RawOutput | None
+) -> LoadedModel:
+    """The reloaded estimator in the first container in which it answers `rows` as in `reference`.
+
+    Raises PublishRefused with what happened in each.
+    """
+    reasons = []
+    for container in candidates(draft.fields):
+        artefact = draft.artefact.model_copy(update={"container": container})
+        try:
+            estimator = unpickle(raw, modules)
+            model = assemble(draft.model_copy(update={"artefact": artefact}), estimator, 0.0)
+        except VersionRefused as error:
+            raise PublishRefused(error.refusal.detail) from None
+        reason = _difference(model, rows, reference)
+        if reason is None:
+            return model
+        reasons.append(f"{container}: {reason}")
+    raise PublishRefused("the estimator does not answer when it is served; " + "; ".join(reasons))
+
+
+def reference_answers(estimator: Any, X: Any, positions: Sequence[int], task: Any) -> RawOutput | None:
+    """What the estimator answers its maker for some rows of X as they are; None for dicts, which it was not fitted on.
+
+    Raises PublishRefused when it cannot answer.
+    """
+    if isinstance(X, Sequence) and isinstance(X[0], Mapping):
+        return None
+    try:
+        return SklearnRuntime(estimator, task).predict(_taken(X, positions), len(positions))
+    except Exception as error:  # an estimator may raise anything
+        raise PublishRefused(f"the estimator cannot answer for X: {type(error).__name__}: {error}") from error
+
+
+def _taken(X: Any, positions: Sequence[int]) -> Any:
+    if is_frame(X):
+        return X.iloc[list(positions)]
+    if isinstance(X, np.ndarray):
+        return X[list(positions)]
+    taken = [X[i] for i in positions]
+    # As the text pipeline does: an estimator that was fitted on decomposed letters is served composed ones.
+    return [normalize("NFC", text) for text in taken] if isinstance(taken[0], str) else taken
+
+
+def _is_numeric(field: InputField) -> bool:
+    return field.dtype in {"float", "integer", "boolean"} or (
+        field.dtype == "category" and not any(isinstance(value, str) for value in field.categories or ())
+    )
+
+
+def _difference(model: LoadedModel, rows: Sequence[Row], reference: RawOutput | None) -> str | None:
+    """Why this container will not do, or None when it will."""
+    with warnings.catch_warnings():
+        # scikit-learn would write this with each call; the estimator wants columns with names, so a DataFrame.
+        warnings.filterwarnings("error", message="X (does not have valid|has) feature names")
+        try:
+            batch = model.runtime.predict(model.pipeline.preprocess(rows), len(rows))
+            singles = [model.runtime.predict(model.pipeline.preprocess([row]), 1) for row in rows[:_SINGLE_ROWS]]
+        except Exception as error:  # noqa: BLE001 -- an estimator may raise anything
+            return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    if reference is not None and not _same(batch, reference):
+        return "the answers differ from the estimator's own"
+    if not all(_same(single, _one(batch, i)) for i, single in enumerate(singles)):
+        return "a row alone has another answer than in a batch"
+    return None
+
+
+def _one(output: RawOutput, position: int) -> RawOutput:
+    rows = slice(position, position + 1)
+    return RawOutput(
+        *(None if part is None else part[rows] for part in (output.classes, output.probabilities, output.values))
+    )
+
+
+def _same(one: RawOutput, other: RawOutput) -> bool:
+    pairs = ((one.probabilities, other.probabilities), (one.values, other.values))
+    same = one.classes is None or bool((one.classes == other.classes).all())
+    return same and all(a is None or np.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in pairs)
+
+
+def valid_positions(pipeline: Any, table: TrainingTable, positions: Sequence[int]) -> list[int]:
+    """The rows among `positions` that a caller may send. Raises PublishRefused when there is none."""
+    checked = pipeline.validate([table.row(i) for i in positions])
+    valid = [i for i, row in zip(positions, checked, strict=True) if not isinstance(row, FieldError)]
+    if not valid:
+        raise PublishRefused(f"no row of X is a valid input: {checked[0].field or 'the row'} {checked[0].detail}")
+    return valid

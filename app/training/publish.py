@@ -1,0 +1,139 @@
+"""The public way from a fitted estimator to a version on disk: whole and verified, or not at all.
+
+    from app.training.publish import publish
+    publish("churn", pipeline, X, y, task="classification", description="Will this customer leave?")
+
+What was written is loaded again exactly as a server will load it, and must answer as the estimator that was handed in.
+"""
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import joblib
+import numpy as np
+from pydantic import ValidationError
+
+from app.errors import PublishRefused, VersionRefused
+from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, Task, is_alias, is_model_name
+from app.pipelines import pipeline_for
+from app.registry.aliases import ALIASES_FILE, Aliases, write_aliases
+from app.registry.loader import load_version
+from app.registry.sources import DirectorySource
+from app.runtimes.sklearn import SklearnRuntime
+from app.training.containers import fitting_model, reference_answers, valid_positions
+from app.training.document import Publication, complete, draft_manifest
+from app.training.options import Options
+from app.training.samples import spread
+from app.training.staging import Stage, free_version, staged
+from app.training.tables import as_table
+
+# Rows on which the reloaded estimator is compared with the one handed in; golden rows are chosen from them.
+_COMPARED_ROWS = 2_000
+
+
+def publish(
+    name: str,
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    task: Task,
+    description: str = "",
+    version: int | None = None,
+    options: Options | None = None,
+) -> Manifest:
+    """Write `models/<name>/<version>/` and return its manifest.
+
+    `estimator` is fitted; `X` is what it was fitted on, in the form that callers' values have: a list of texts, a
+    matrix (with `Options.field_names`), a list of dicts or a pandas DataFrame. `y` are the labels, or the numbers of a
+    regression, shape (rows,). `version` is the next number by default; one that exists is never overwritten.
+
+    Raises PublishRefused with the reason and, where there is one, the remedy.
+    """
+    options = options or Options()
+    source = DirectorySource(options.models_dir)
+    _check_names(name, options)
+    aliases = _present_aliases(source, name)
+    wanted = options.aliases if source.versions(name) else ("champion", *options.aliases)
+    version = free_version(source, name, version)
+    publication = _publication(name, version, task, description, X, y, options)
+    with staged(source, name, version) as stage:
+        try:
+            manifest = _build(stage, publication, estimator, X)
+            load_version(stage.source, name, version, options.modules)
+        except VersionRefused as error:
+            raise PublishRefused(f"{name} {version} would not be served: {error}") from None
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            raise PublishRefused(
+                f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}".replace(": : ", ": ")
+            ) from None
+        stage.reveal()
+    if wanted:
+        write_aliases(source.root / name / ALIASES_FILE, {**aliases, **dict.fromkeys(wanted, version)})
+    return manifest
+
+
+def _publication(
+    name: str, version: int, task: Task, description: str, X: Any, y: Any, options: Options
+) -> Publication:
+    table = as_table(X, options.fields, options.field_names)
+    targets = np.asarray(y)
+    if targets.shape != (table.size,):
+        raise PublishRefused(f"X has {table.size} rows, and y the shape {targets.shape}: one target for each row")
+    named = getattr(y, "name", None)
+    if not options.target and isinstance(named, str):
+        options = replace(options, target=named)
+    return Publication(name, version, task, description, table, targets.tolist(), options)
+
+
+def _build(stage: Stage, publication: Publication, estimator: Any, X: Any) -> Manifest:
+    """Write both files; the manifest says what the reloaded estimator answers."""
+    raw = _pickled(estimator)
+    stage.write(ARTEFACT_FILE, raw)
+    regression = publication.task == "regression"
+    draft = draft_manifest(publication, _runtime(estimator, publication.task), raw)
+    sample = spread(publication.y, _COMPARED_ROWS, regression=regression)
+    positions = valid_positions(pipeline_for(draft), publication.table, sample)
+    reference = reference_answers(estimator, X, positions, publication.task)
+    rows = [publication.table.row(i) for i in positions]
+    model = fitting_model(draft, raw, publication.options.modules, rows, reference)
+    manifest = complete(publication, model, positions)
+    stage.write(MANIFEST_FILE, manifest.to_json())
+    return manifest
+
+
+def _pickled(estimator: Any) -> bytes:
+    """The artefact, uncompressed: it loads faster, and the digest is over what is unpickled."""
+    buffer = io.BytesIO()
+    try:
+        joblib.dump(estimator, buffer)
+    except Exception as error:  # pickling runs code of every object inside
+        raise PublishRefused(f"the estimator cannot be pickled: {type(error).__name__}: {error}") from error
+    return buffer.getvalue()
+
+
+def _runtime(estimator: Any, task: Task) -> SklearnRuntime:
+    try:
+        return SklearnRuntime(estimator, task)
+    except AttributeError:
+        raise PublishRefused(f"the estimator is not fitted, or does not do {task}") from None
+
+
+def _check_names(name: str, options: Options) -> None:
+    if not is_model_name(name):
+        raise PublishRefused("a model's name has 1 to 64 lower-case letters, digits and inner hyphens")
+    for alias in options.aliases:
+        if not is_alias(alias):
+            raise PublishRefused(f"{alias!r} is not an alias: a lower-case word of at most 32 letters, digits, hyphens")
+
+
+def _present_aliases(source: DirectorySource, name: str) -> Aliases:
+    """What is served now; without a file, the newest version is the champion, and stays it if a file is written."""
+    if not source.versions(name):
+        return {}
+    try:
+        return source.aliases(name)
+    except VersionRefused as error:
+        raise PublishRefused(f"the aliases of {name} must be mended first: {error}") from None

@@ -1,0 +1,87 @@
+"""`serve`: what the person at the terminal sees, when it works and when it does not."""
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.demo import MODULES
+from tests.support.server import ROOT, clean_environment, running_server
+
+
+def _serve(**environment: str) -> subprocess.CompletedProcess[str]:
+    """A start that is expected to end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=ROOT,
+        env=clean_environment(**environment),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_printed_call_works_when_it_is_pasted(models_dir: Path, tmp_path: Path) -> None:
+    """The last lines name the address, the docs page, and a curl."""
+    with running_server(models_dir, tmp_path / "log", {"MODEL_MODULES": MODULES, "LOG_FORMAT": "console"}) as server:
+        server.wait_for("/health/ready", 200)
+        printed = server.output()
+        assert f"docs page          {server.url}/docs" in printed
+        match = re.search(r"^ *(curl .*)$", printed, re.MULTILINE)
+        assert match, printed
+        answer = subprocess.run(shlex.split(match[1]), capture_output=True, text=True, check=True)
+        assert answer.stdout == '{"sentiment":"positive"}'
+
+
+def test_the_printed_call_fits_the_models_that_there_are(models_dir: Path, tmp_path: Path) -> None:
+    """Without the sentiment model it calls the default model with a row of its own."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/iris").symlink_to(models_dir / "iris")
+    environment = {"DEFAULT_MODEL": "iris", "LOG_FORMAT": "console"}
+    with running_server(tmp_path / "models", tmp_path / "log", environment) as server:
+        match = re.search(r"^ *(curl .*)$", server.output(), re.MULTILINE)
+        assert match, server.output()
+        answer = subprocess.run(shlex.split(match[1]), capture_output=True, text=True, check=True)
+        assert '"prediction":"' in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"PORT": "http"}, "PORT: Input should be a valid integer"),
+        ({"PORT": "70000"}, "PORT: Input should be less than or equal to 65535"),
+        ({"ENVIRONMENT": "prod"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
+        ({"MAX_BATCH_ROWS": "0", "LOG_LEVEL": "loud"}, "LOG_LEVEL: Input should be"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_ends_the_start_with_its_name(environment: dict[str, str], says: str) -> None:
+    """One line for each, no traceback, exit code 1."""
+    ended = _serve(**environment)
+    assert ended.returncode == 1
+    assert says in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line() -> None:
+    """Before anything slow happens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = _serve(PORT=str(port))
+    assert ended.returncode == 1
+    reason = f"cannot listen on 127.0.0.1:{port}: Address already in use; set PORT (or HOST) to something else"
+    assert ended.stderr == f"presage: {reason}\n"
+
+
+def test_a_start_without_models_says_so_and_lives(tmp_path: Path) -> None:
+    """The service is up, not ready, and points at the reason."""
+    with running_server(tmp_path, tmp_path / "log", {"LOG_FORMAT": "console"}, wait=False) as server:
+        answer = server.wait_for("/health/ready", 503)
+        assert answer.json()["detail"] == "required models are missing: sentiment"
+        assert "/health/ready says why" in server.output()

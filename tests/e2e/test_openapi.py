@@ -1,0 +1,99 @@
+"""The OpenAPI document is true: what it says of the loaded models, and what it promises of every answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import ROOT, Server
+
+# What misbehaves on purpose breaks promises on purpose.
+MISBEHAVING = "slow|brittle"
+
+
+@pytest.fixture(scope="module")
+def document(server: Server) -> dict[str, Any]:
+    """The document as it is served."""
+    with server.client() as client:
+        found: dict[str, Any] = client.get("/openapi.json").json()
+        return found
+
+
+def test_generated_requests_get_the_answers_that_the_document_promises(server: Server, tmp_path: Path) -> None:
+    """Schemathesis: no 5xx, every answer matches its schema, what does not fit is refused, what fits is accepted."""
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("schemathesis"),
+        "--config-file",
+        ROOT / "tests/e2e/schemathesis.toml",
+        "run",
+        f"{server.url}/openapi.json",
+        "--exclude-path-regex",
+        MISBEHAVING,
+        "--max-examples",
+        "15",
+        "--seed",
+        "1",
+        "--max-failures",
+        "5",
+    ]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=False)
+    lines = [line[:300] for line in ended.stdout.splitlines()]
+    assert ended.returncode == 0, "\n".join(lines[-80:])
+    assert "No issues found" in ended.stdout or "passed" in ended.stdout
+
+
+def test_each_model_has_paths_of_its_own(document: dict[str, Any]) -> None:
+    """A templated path would hide what a model takes."""
+    paths = document["paths"]
+    for name in ("sentiment", "iris", "double"):
+        assert f"/v2/predict/{name}" in paths
+        assert f"/v2/batch/{name}" in paths
+    assert not [path for path in paths if "{model}" in path and "catalog" not in path]
+
+
+def test_a_models_fields_ranges_and_labels_are_in_the_document(document: dict[str, Any]) -> None:
+    """The form on the docs page has the model's own fields, and the answer its own labels."""
+    operation = document["paths"]["/v2/predict/iris"]["post"]
+    body = _resolve(document, operation["requestBody"]["content"]["application/json"]["schema"])
+    fields = _resolve(document, body["properties"]["inputs"])["properties"]
+    assert list(fields) == ["sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)"]
+    assert fields["petal width (cm)"]["description"] == "Training saw 0.1 to 2.5."
+    answer = _resolve(document, operation["responses"]["200"]["content"]["application/json"]["schema"])
+    assert answer["properties"]["prediction"]["enum"] == ["setosa", "versicolor", "virginica"]
+    assert answer["properties"]["probabilities"]["required"] == ["setosa", "versicolor", "virginica"]
+
+
+def test_a_regressions_answer_is_a_number_without_probabilities(document: dict[str, Any]) -> None:
+    """With its unit."""
+    operation = document["paths"]["/v2/predict/double"]["post"]
+    answer = _resolve(document, operation["responses"]["200"]["content"]["application/json"]["schema"])
+    assert answer["properties"]["prediction"] == {"title": "value", "type": "number", "description": "in m"}
+    assert "probabilities" not in answer["properties"]
+
+
+def test_the_versions_that_are_served_are_in_the_document(document: dict[str, Any]) -> None:
+    """As the choices of the query parameter."""
+    (parameter,) = document["paths"]["/v2/predict/sentiment"]["post"]["parameters"]
+    assert parameter["schema"]["enum"] == ["champion", "v1", "1", "2"]
+
+
+def test_every_example_in_the_document_is_answered(server: Server, document: dict[str, Any]) -> None:
+    """What the docs page offers to try works as it stands."""
+    tried = 0
+    with server.client() as client:
+        for path, operations in document["paths"].items():
+            content = operations.get("post", {}).get("requestBody", {}).get("content", {})
+            if content and "slow" not in path:
+                answer = client.post(path, json=content["application/json"]["example"])
+                assert answer.status_code == 200, (path, answer.text)
+                tried += 1
+    assert tried >= 12
+
+
+def _resolve(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        found: dict[str, Any] = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        return found
+    return schema
