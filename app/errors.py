@@ -30,7 +30,7 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,14 @@ class InvalidInput(RequestRefused):
     status = 422
     code = "invalid_input"
     title = "The input does not fit"
+
+    @classmethod
+    def because(cls, errors: Sequence[FieldError], **members: Any) -> Self:
+        """With the first of the errors as the sentence for people."""
+        first = errors[0]
+        detail = f"{first.field} {first.detail}" if first.field else first.detail
+        more = f"; and {len(errors) - 1} more" if len(errors) > 1 else ""
+        return cls(detail + more, errors=errors, **members)
 
 
 class InternalError(PresageError):

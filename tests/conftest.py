@@ -1,5 +1,7 @@
 """Fixtures for everybody: the models, an application in this process, a server in another."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from app.config import ModelSettings, Settings
 from tests.support.asgi import InProcess, in_process
 from tests.support.demo import MODULES, publish_demo_models
-from tests.support.server import Server, running_server
+from tests.support.server import ROOT, Server, clean_environment, running_server
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +34,13 @@ def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     log = tmp_path_factory.mktemp("server") / "log"
     with running_server(models_dir, log, {"MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo models as `python -m app train` makes them; takes seconds, so tests share them and leave them be."""
+    root = tmp_path_factory.mktemp("trained") / "models"
+    command = [sys.executable, "-m", "app", "train"]
+    environment = clean_environment(MODELS_DIR=str(root))
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=110)
+    return root

@@ -44,7 +44,7 @@ class Call(Request):
             pairs = [("", "")]
         if len(pairs) != 1 or pairs[0][0] != name:
             problem = FieldError("invalid", f"the only query parameter here is {name}, at most once", field=name)
-            raise InvalidInput("the query does not fit this route", errors=[problem])
+            raise InvalidInput.because([problem])
         value: str = pairs[0][1]
         return value
 

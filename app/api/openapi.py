@@ -15,7 +15,7 @@ from app.api import v1, v2
 from app.api.problems import Problem
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
-from app.registry.registry import ModelEntry
+from app.registry.registry import CHAMPION, ModelEntry
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
@@ -120,7 +120,7 @@ def _version_parameter(entry: ModelEntry) -> Document:
         "in": "query",
         "required": False,
         "description": f"A version or an alias. Served now: {', '.join(names)}.",
-        "schema": {"type": "string", "default": v2.CHAMPION, "enum": names},
+        "schema": {"type": "string", "default": CHAMPION, "enum": names},
     }
 
 

@@ -72,7 +72,7 @@ def parse_batch(content: bytes, pipeline: Pipeline, body: BatchBody, most: int) 
 def _refusal(error: ValidationError, names: tuple[str, ...]) -> PresageError:
     if _is_malformed(error):
         return MalformedJson(error.errors(include_url=False, include_input=False)[0]["msg"])
-    return InvalidInput("the input does not fit", errors=field_errors(error, names))
+    return InvalidInput.because(field_errors(error, names))
 
 
 def _is_malformed(error: ValidationError) -> bool:
@@ -162,4 +162,4 @@ class _Reader:
 
 
 def _wrong(code: str, detail: str, field: str | None = None) -> InvalidInput:
-    return InvalidInput("the input does not fit", errors=[FieldError(code, detail, field=field)])
+    return InvalidInput.because([FieldError(code, detail, field=field)])

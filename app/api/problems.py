@@ -97,7 +97,7 @@ def from_exception(error: Exception) -> PresageError:
         case PresageError():
             return error
         case RequestValidationError():
-            return InvalidInput("the request does not fit this route", errors=_validation_errors(error))
+            return InvalidInput.because(_validation_errors(error))
         case HTTPException(status_code=404):
             return NotFound("there is nothing at this path")
         case HTTPException(status_code=405):

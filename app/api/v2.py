@@ -1,6 +1,7 @@
 """Version 2: any model, any version, with probabilities, and errors row by row."""
 
 import time
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
@@ -13,8 +14,7 @@ from app.errors import FieldError, ModelFailed
 from app.inference.lane import Outcome
 from app.pipelines.base import to_json
 from app.pipelines.rows import closed
-
-CHAMPION = "champion"
+from app.registry.registry import CHAMPION
 
 router = APIRouter(tags=["version 2"])
 _one = APIRouter(route_class=HotRoute)
@@ -130,7 +130,7 @@ def _version(call: Call) -> str:
 def _values(outcome: Outcome) -> dict[str, Any]:
     """The members that say what was predicted."""
     if isinstance(outcome, FieldError):
-        return {"error": field_problem(outcome)}
+        return {"error": field_problem(replace(outcome, row=None))}  # its place says which row it is
     if outcome.probabilities is None:
         return {"prediction": outcome.value}
     return {"prediction": outcome.value, "probabilities": outcome.probabilities}

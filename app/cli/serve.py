@@ -52,7 +52,7 @@ def serve(*, train_if_empty: bool) -> None:
     config = uvicorn.Config(
         app,
         http="httptools",
-        loop="uvloop",
+        loop="auto",
         ws="none",
         lifespan="on",
         log_config=None,

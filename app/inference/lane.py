@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 Outcome = Prediction | FieldError
-MOST_WAITING = 128
+FEW_CALLS = 8
+MOST_SECONDS = 10.0
+MOST_ROWS = 100_000
+_NEWEST_WEIGHS = 0.2
 _MODEL_FAILED = FieldError("model_failed", "the model failed on this row")
 
 
@@ -46,7 +49,7 @@ class _Failures:
 
 
 class Lane:
-    """Calls for one model, one after the other; at most 128 wait, and more are refused at once."""
+    """Calls for one model, one after the other; what could not be answered soon is refused at once."""
 
     def __init__(self, model: "LoadedModel", metrics: Metrics) -> None:
         self._model = model
@@ -54,8 +57,9 @@ class Lane:
         self._seconds = metrics.model_seconds.labels(*labels)
         self._rows = metrics.call_rows.labels(*labels)
         self._waiting = metrics.waiting.labels(*labels)
-        self._count = 0
-        self._recent_seconds = 0.0
+        self._calls_waiting = 0
+        self._rows_waiting = 0
+        self._call_seconds = 0.0
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         # A daemon: an estimator that hangs must not keep the process from ending.
         self._thread = Thread(target=self._work, name=f"lane-{model.name}-{model.version}", daemon=True)
@@ -63,23 +67,32 @@ class Lane:
 
     async def predict(self, rows: Sequence[Row]) -> list[Outcome]:
         """An outcome for each row, in order: a row that makes the model raise fails alone. Raises Overloaded."""
-        if self._count >= MOST_WAITING:
-            seconds = max(1, math.ceil(self._count * self._recent_seconds))
-            raise Overloaded(f"{self._count} calls are waiting for {self._model.name}", retry_after=seconds)
+        self._admit(len(rows))
         loop = asyncio.get_running_loop()
         call = _Call(rows, loop, loop.create_future())
-        self._count += 1
-        self._waiting.set(self._count)
+        self._count(1, len(rows))
         self._calls.put(call)
         try:
             return await call.future
         finally:
-            self._count -= 1
-            self._waiting.set(self._count)
+            self._count(-1, -len(rows))
 
     def close(self) -> None:
         """Let the thread end after what it is doing."""
         self._calls.put(None)
+
+    def _admit(self, rows: int) -> None:
+        """Refuse what would wait too long, by the time that recent calls took, or would fill the memory."""
+        seconds = self._calls_waiting * self._call_seconds
+        too_long = self._calls_waiting >= FEW_CALLS and seconds > MOST_SECONDS
+        if too_long or (self._calls_waiting and self._rows_waiting + rows > MOST_ROWS):
+            waiting = f"{self._calls_waiting} calls with {self._rows_waiting} rows are waiting for {self._model.name}"
+            raise Overloaded(waiting, retry_after=max(1, math.ceil(seconds)))
+
+    def _count(self, calls: int, rows: int) -> None:
+        self._calls_waiting += calls
+        self._rows_waiting += rows
+        self._waiting.set(self._calls_waiting)
 
     def _work(self) -> None:
         from app.runtimes.threads import bound_numeric_threads  # noqa: PLC0415 -- scikit-learn's world, loaded by now
@@ -96,8 +109,9 @@ class Lane:
         started = time.perf_counter()
         failures = _Failures()
         outcomes = self._answer(rows, failures)
-        self._recent_seconds = time.perf_counter() - started
-        self._seconds.observe(self._recent_seconds)
+        seconds = time.perf_counter() - started
+        self._call_seconds += _NEWEST_WEIGHS * (seconds - self._call_seconds)
+        self._seconds.observe(seconds)
         self._rows.observe(len(rows))
         if failures.first is not None:
             name, version = self._model.name, self._model.version

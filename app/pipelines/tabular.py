@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from app.manifest import Manifest
+from app.manifest import InputField, Manifest
 from app.pipelines.base import Pipeline, Row
 
 
@@ -27,7 +27,39 @@ class TabularPipeline(Pipeline):
         if self._container == "matrix":
             return np.array(values, dtype=np.float64)
         if self._container == "frame":
-            import pandas as pd  # noqa: PLC0415 -- optional: only models that were fitted on a DataFrame need it
-
-            return pd.DataFrame(values, columns=list(names))
+            return _frame(values, self.manifest.fields)
         return np.array(values, dtype=object)
+
+
+def _frame(values: list[list[Any]], fields: Sequence[InputField]) -> Any:
+    """A DataFrame whose columns have the types of the fields, not those that the values at hand suggest.
+
+    Otherwise a column would change its type with the batch: one of integers by a missing value, one of categories by
+    which of them occur.
+    """
+    import pandas as pd  # noqa: PLC0415 -- optional: only models that cannot do with an array need it
+
+    columns = zip(*values, strict=True)
+    return pd.DataFrame(
+        {
+            field.name: pd.Series(column, dtype=_frame_dtype(field))
+            for field, column in zip(fields, columns, strict=True)
+        }
+    )
+
+
+def _frame_dtype(field: InputField) -> Any:
+    import pandas as pd  # noqa: PLC0415 -- as above
+
+    if field.dtype == "category":
+        return pd.CategoricalDtype(list(field.categories or ()))
+    may_miss = field.missing == "allow"
+    match field.dtype:
+        case "float":
+            return "float64"
+        case "integer":
+            return "float64" if may_miss else "int64"
+        case "boolean":
+            return "object" if may_miss else "bool"
+        case _:
+            return "object"

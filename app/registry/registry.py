@@ -5,6 +5,7 @@ model as soon as it is verified. What it knows is one immutable dict, replaced a
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 State = Literal["loading", "serving", "refused", "idle"]
+CHAMPION = "champion"
+PINNED = re.compile(r"v[0-9]+")
 RETRY_WHILE_LOADING = 1
 RETRY_WHILE_REFUSED = 30
 
@@ -54,10 +57,17 @@ class ModelEntry:
     def state(self) -> State:
         """That of the whole model: what its champion is, or else the best of what its aliases name."""
         states = {self.versions[v].state for v in self.aliases.values() if v in self.versions}
-        champion = self.versions.get(self.aliases.get("champion", 0))
+        champion = self.versions.get(self.aliases.get(CHAMPION, 0))
         if champion is not None:
             return champion.state
         return next((s for s in ("loading", "serving", "refused") if s in states), "refused")
+
+    @property
+    def ready(self) -> bool:
+        """Whether what callers rely on is served: the champion, and what the pinned API versions (`v1`, …) name."""
+        relied_on = [v for alias, v in self.aliases.items() if alias == CHAMPION or PINNED.fullmatch(alias)]
+        served = all(v in self.versions and self.versions[v].state == "serving" for v in relied_on)
+        return CHAMPION in self.aliases and served
 
     def known(self) -> str:
         """The versions and aliases that a caller may ask for, as a phrase."""
@@ -100,8 +110,8 @@ class ModelRegistry:
 
     @property
     def ready(self) -> bool:
-        """Whether every required model serves its champion."""
-        return all((entry := self._models.get(name)) and entry.state == "serving" for name in self.required)
+        """Whether every required model serves what callers rely on."""
+        return all((entry := self._models.get(name)) is not None and entry.ready for name in self.required)
 
     @property
     def settled(self) -> bool:
@@ -129,7 +139,7 @@ class ModelRegistry:
             return version.model
         if version is not None and version.state == "loading":
             raise NotReady(f"{name} is being loaded", retry_after=RETRY_WHILE_LOADING)
-        if entry.refusal is not None or (version is None and number is not None and wanted in entry.aliases):
+        if entry.refusal is not None and (wanted in entry.aliases or not entry.aliases):
             raise ModelNotServing(f"{name} is not served: {_reason(entry.refusal)}", retry_after=RETRY_WHILE_REFUSED)
         if version is not None and version.state == "refused":
             detail = f"{name} {version.version} is not served: {_reason(version.refusal)}"
@@ -169,7 +179,6 @@ class ModelRegistry:
                 if self._stopping:
                     return
                 self._replace(name, self._load(name, entry))
-        self._metrics.ready.set(self.ready)
         states = [v.state for m in self._models.values() for v in m.versions.values()]
         log.info(
             "models_loaded",
@@ -208,6 +217,7 @@ class ModelRegistry:
         changed = replace(entry, versions={**entry.versions, version.version: version})
         self._models = MappingProxyType({**self._models, name: changed})
         self.generation += 1
+        self._metrics.ready.set(self.ready)
 
 
 def _is_number(wanted: str) -> bool:
@@ -215,4 +225,4 @@ def _is_number(wanted: str) -> bool:
 
 
 def _reason(refusal: Refusal | None) -> str:
-    return refusal.reason if refusal is not None else "its alias names a version that does not exist"
+    return refusal.reason if refusal is not None else "unknown"

@@ -5,6 +5,7 @@ A plain array is preferred, since a DataFrame costs a dependency on pandas and m
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 from unicodedata import normalize
@@ -33,8 +34,16 @@ def candidates(fields: Sequence[InputField]) -> tuple[Container, ...]:
     return ("matrix", "objects", *frame) if all(map(_is_numeric, fields)) else ("objects", *frame)
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What the estimator answers its maker: its classes, and answers for some rows where they can be had."""
+
+    classes: Sequence[Any]
+    answers: RawOutput | None
+
+
 def fitting_model(
-    draft: Manifest, raw: bytes, modules: tuple[str, ...], rows: Sequence[Row], reference: RawOutput | None
+    draft: Manifest, raw: bytes, modules: tuple[str, ...], rows: Sequence[Row], reference: Reference
 ) -> LoadedModel:
     """The reloaded estimator in the first container in which it answers `rows` as in `reference`.
 
@@ -55,15 +64,15 @@ def fitting_model(
     raise PublishRefused("the estimator does not answer when it is served; " + "; ".join(reasons))
 
 
-def reference_answers(estimator: Any, X: Any, positions: Sequence[int], task: Any) -> RawOutput | None:
-    """What the estimator answers its maker for some rows of X as they are; None for dicts, which it was not fitted on.
+def reference_for(runtime: SklearnRuntime, X: Any, positions: Sequence[int]) -> Reference:
+    """The answers for some rows of X as they are; none for dicts, which no estimator was fitted on.
 
-    Raises PublishRefused when it cannot answer.
+    Raises PublishRefused when the estimator cannot answer.
     """
     if isinstance(X, Sequence) and isinstance(X[0], Mapping):
-        return None
+        return Reference(runtime.classes, None)
     try:
-        return SklearnRuntime(estimator, task).predict(_taken(X, positions), len(positions))
+        return Reference(runtime.classes, runtime.predict(_taken(X, positions), len(positions)))
     except Exception as error:  # an estimator may raise anything
         raise PublishRefused(f"the estimator cannot answer for X: {type(error).__name__}: {error}") from error
 
@@ -84,7 +93,7 @@ def _is_numeric(field: InputField) -> bool:
     )
 
 
-def _difference(model: LoadedModel, rows: Sequence[Row], reference: RawOutput | None) -> str | None:
+def _difference(model: LoadedModel, rows: Sequence[Row], reference: Reference) -> str | None:
     """Why this container will not do, or None when it will."""
     with warnings.catch_warnings():
         # scikit-learn would write this with each call; the estimator wants columns with names, so a DataFrame.
@@ -94,7 +103,8 @@ def _difference(model: LoadedModel, rows: Sequence[Row], reference: RawOutput | 
             singles = [model.runtime.predict(model.pipeline.preprocess([row]), 1) for row in rows[:_SINGLE_ROWS]]
         except Exception as error:  # noqa: BLE001 -- an estimator may raise anything
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    if reference is not None and not _same(batch, reference):
+    same_answers = reference.answers is None or _same(batch, reference.answers)
+    if not same_answers or model.runtime.classes != reference.classes:
         return "the answers differ from the estimator's own"
     if not all(_same(single, _one(batch, i)) for i, single in enumerate(singles)):
         return "a row alone has another answer than in a batch"

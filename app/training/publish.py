@@ -21,7 +21,7 @@ from app.registry.aliases import ALIASES_FILE, Aliases, write_aliases
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
 from app.runtimes.sklearn import SklearnRuntime
-from app.training.containers import fitting_model, reference_answers, valid_positions
+from app.training.containers import fitting_model, reference_for, valid_positions
 from app.training.document import Publication, complete, draft_manifest
 from app.training.options import Options
 from app.training.samples import spread
@@ -52,6 +52,7 @@ def publish(
     Raises PublishRefused with the reason and, where there is one, the remedy.
     """
     options = options or Options()
+    X = X.tolist() if getattr(X, "ndim", 2) == 1 else X  # texts in an array or a pandas Series
     source = DirectorySource(options.models_dir)
     _check_names(name, options)
     aliases = _present_aliases(source, name)
@@ -93,10 +94,11 @@ def _build(stage: Stage, publication: Publication, estimator: Any, X: Any) -> Ma
     raw = _pickled(estimator)
     stage.write(ARTEFACT_FILE, raw)
     regression = publication.task == "regression"
-    draft = draft_manifest(publication, _runtime(estimator, publication.task), raw)
+    runtime = _runtime(estimator, publication.task)
+    draft = draft_manifest(publication, runtime, raw)
     sample = spread(publication.y, _COMPARED_ROWS, regression=regression)
     positions = valid_positions(pipeline_for(draft), publication.table, sample)
-    reference = reference_answers(estimator, X, positions, publication.task)
+    reference = reference_for(runtime, X, positions)
     rows = [publication.table.row(i) for i in positions]
     model = fitting_model(draft, raw, publication.options.modules, rows, reference)
     manifest = complete(publication, model, positions)

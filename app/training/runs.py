@@ -63,11 +63,10 @@ def train(order: Order, settings: Settings, say: Say) -> Manifest:
         measured, held_out = cross_validate(order.how.build, data, regression=recipe.task == "regression")
     with _step(say, title, "fitted"), _unfit_data():
         estimator = order.how.build().fit(data.X, data.y)
-    evaluations = [measured]
-    if external := recorded_evaluation(recipe.name, data.sha256, order.recipe_version):
-        evaluations.append(external)
+    external = recorded_evaluation(recipe.name, data.sha256, order.recipe_version)
+    evaluations = (measured, external) if external else (measured,)
     with _step(say, title, "published and verified"):
-        options = _options(order, settings, tuple(evaluations), held_out)
+        options = _options(order, settings, evaluations, held_out)
         manifest = publish(
             recipe.name,
             estimator,
@@ -78,8 +77,9 @@ def train(order: Order, settings: Settings, say: Say) -> Manifest:
             version=version,
             options=options,
         )
-    for evaluation in evaluations:
-        say(f"{title}: {describe(evaluation)}")
+    say(f"{title}: {_figures(measured)} ({measured.measured})")
+    if external:
+        say(f"{title}: {_figures(external)} ({external.data})")
     return manifest
 
 
@@ -97,15 +97,13 @@ def evaluate_sentiment(settings: Settings, say: Say) -> dict[int, Evaluation]:
     for number, how in SENTIMENT.versions.items():
         with _step(say, f"{SENTIMENT.name} {number}", "evaluated"):
             evaluations[number] = evaluate(how, corpus, unseen)
-        say(f"{SENTIMENT.name} {number}: {describe(evaluations[number])}")
+        say(f"{SENTIMENT.name} {number}: {_figures(evaluations[number])}")
     record_evaluations(SENTIMENT.name, corpus.sha256, evaluations)
     return evaluations
 
 
-def describe(evaluation: Evaluation) -> str:
-    """One line of figures."""
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
-    return f"{figures} ({evaluation.data}; {evaluation.measured})"
+def _figures(evaluation: Evaluation) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in evaluation.metrics.items())
 
 
 def _options(order: Order, settings: Settings, evaluations: tuple[Evaluation, ...], held_out: RawOutput) -> Options:

@@ -49,6 +49,9 @@ def staged(source: DirectorySource, name: str, version: int) -> Iterator[Stage]:
     folder = hidden.folder(name, version)
     try:
         folder.mkdir(parents=True)
+    except OSError as error:
+        raise PublishRefused(f"{target.parent} cannot be written: {error.strerror}") from None
+    try:
         yield Stage(hidden, folder, target)
     finally:
         shutil.rmtree(root, ignore_errors=True)

@@ -133,6 +133,18 @@ def test_aliases_that_cannot_be_used_have_a_reason(tmp_path: Path, write: Callab
         registry.resolve("toy", "champion")
 
 
+@pytest.mark.parametrize(("alias", "ready"), [("v1", False), ("challenger", True)])
+def test_ready_means_the_champion_and_the_pinned_versions(tmp_path: Path, alias: str, ready: bool) -> None:  # noqa: FBT001
+    """Callers of the frozen contract rely on what `v1` names; nobody relies on a challenger."""
+    write_classifier(tmp_path, version=1)
+    write_classifier(tmp_path, version=2)
+    (tmp_path / "toy/1/model.joblib").write_bytes(b"damaged")
+    (tmp_path / "toy/aliases.json").write_text(f'{{"champion": 2, "{alias}": 1}}')
+    registry = _loaded(tmp_path)
+    assert registry.resolve("toy", "champion").version == 2
+    assert registry.ready is ready
+
+
 def test_an_alias_that_dangles_leaves_the_others_alone(tmp_path: Path) -> None:
     """The champion is served although `v1` names a version that is gone."""
     write_classifier(tmp_path, version=2)
@@ -141,6 +153,8 @@ def test_an_alias_that_dangles_leaves_the_others_alone(tmp_path: Path) -> None:
     assert registry.resolve("toy", "champion").version == 2
     with pytest.raises(ModelNotServing, match="alias_dangles"):
         registry.resolve("toy", "v1")
+    with pytest.raises(VersionNotFound):
+        registry.resolve("toy", "v2")
 
 
 def test_a_models_folder_that_is_missing_or_odd_is_an_empty_one(tmp_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""Examples in the docs are true: every `console` block is run against a real server with the demo models.
+
+`UPDATE_DOCS=1 pytest tests/test_docs.py` writes what the commands answer into the documents.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.server import ROOT, Server, clean_environment, running_server
+
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_MASKS = (
+    (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
+    (re.compile(r"\b[0-9a-f]{32}\b"), "<request id>"),
+    (re.compile(r'("(?:model|total)_ms": ?)[0-9.]+'), r"\1<time>"),
+    (re.compile(r"^date: .*$", re.MULTILINE), "date: <date>"),
+    (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
+    (re.compile(r"(\d\.\d{4})\d+(e-\d+)?"), r"\1"),
+    (re.compile(r" +"), " "),
+    (re.compile(r"\r"), ""),
+)
+
+
+@pytest.fixture(scope="module")
+def demo_server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the models that `make run` would train."""
+    with running_server(demo_models, tmp_path_factory.mktemp("docs") / "log") as started:
+        yield started
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
+def test_every_command_answers_what_the_document_says(document: Path, demo_server: Server, demo_models: Path) -> None:
+    """But for ids, times and last digits."""
+    text = document.read_text()
+
+    def run_block(match: re.Match[str]) -> str:
+        commands = [line[2:] for line in match[1].splitlines() if line.startswith("$ ")]
+        outputs = (f"$ {command}\n{_run(command, demo_server, demo_models)}" for command in commands)
+        return "```console\n" + "".join(outputs) + "```"
+
+    answered = _BLOCK.sub(run_block, text)
+    if os.environ.get("UPDATE_DOCS"):
+        document.write_text(answered)
+    assert _masked(answered) == _masked(text)
+
+
+def test_the_example_of_ones_own_model_works(tmp_path: Path) -> None:
+    """The README's ten lines publish a model from a CSV file with a gap in it."""
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    rows = [f"{i % 7},{i * 1.5 if i % 5 else ''},{'yes' if i % 7 > 3 else 'no'}" for i in range(60)]
+    (tmp_path / "churn.csv").write_text("\n".join(["calls,spend,churned", *rows]) + "\n")
+    environment = clean_environment(PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
+    settings = {"DEFAULT_MODEL": "churn"}
+    with running_server(tmp_path / "models", tmp_path / "log", settings) as server, server.client() as client:
+        answer = client.post("/v2/predict/churn", json={"inputs": {"calls": 5, "spend": None}})
+        assert answer.json()["prediction"] == "yes", answer.text
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    """Relative links name files that exist."""
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "models/README.md"]
+    links = [(d, link) for d in documents for link in re.findall(r"\]\(([^)#\s]+)\)", d.read_text())]
+    broken = [(d.name, link) for d, link in links if "://" not in link and not (d.parent / link).exists()]
+    assert len(links) > 10
+    assert not broken
+
+
+def _run(command: str, server: Server, models: Path) -> str:
+    """What the command prints, run from the root of the project as a reader would."""
+    line = command.replace("localhost:8000", f"127.0.0.1:{server.port}").replace(
+        "python -m app", f"{sys.executable} -m app"
+    )
+    environment = clean_environment(MODELS_DIR=str(models))
+    ended = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    printed = ended.stdout.replace("\r", "")
+    return printed if printed.endswith("\n") else printed + "\n"
+
+
+def _masked(text: str) -> str:
+    for pattern, replacement in _MASKS:
+        text = pattern.sub(replacement, text)
+    return text
