@@ -23,6 +23,7 @@ _MASKS = (
     (re.compile(r"^date: .*$", re.MULTILINE), "date: <date>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
     (re.compile(r"(\d\.\d{4})\d+(e-\d+)?"), r"\1"),
+    (re.compile(r"\b[\d.]+ [KM]iB"), "<size>"),
     (re.compile(r" +"), " "),
     (re.compile(r"\r"), ""),
 )

@@ -77,9 +77,9 @@ def train(order: Order, settings: Settings, say: Say) -> Manifest:
             version=version,
             options=options,
         )
-    say(f"{title}: {_figures(measured)} ({measured.measured})")
+    say(f"{title}: {_figures(measured)}, cross-validated")
     if external:
-        say(f"{title}: {_figures(external)} ({external.data})")
+        say(f"{title}: {_figures(external)}, on {external.rows:,} rows from elsewhere")
     return manifest
 
 
