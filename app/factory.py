@@ -25,6 +25,14 @@ _DESCRIPTION = """Fitted scikit-learn pipelines behind HTTP.
 
 Errors are [problem documents](https://www.rfc-editor.org/rfc/rfc9457) with a stable `code` and the request's id."""
 
+# In the order of the docs page.
+_TAGS = [
+    {"name": "version 1", "description": "The frozen first contract: the sentiment of texts."},
+    {"name": "version 2", "description": "Any model, any version; errors row by row."},
+    {"name": "catalog", "description": "Which models there are, what they take, and how good they are."},
+    {"name": "health", "description": "For probes and balancers."},
+]
+
 
 class Service(FastAPI):
     """The web application of one service."""
@@ -77,6 +85,7 @@ def create_app(settings: Settings | None = None) -> Service:
         root_path=settings.server.root_path,
         docs_url=None,
         redoc_url=None,
+        openapi_tags=_TAGS,
         openapi_url="/openapi.json" if settings.place.docs_open else None,
         redirect_slashes=False,
     )

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.api.deps import ServicesDep
 from app.api.problems import problems
+from app.errors import ModelNotFound
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.registry import ModelEntry, State, VersionEntry
 
@@ -65,7 +66,7 @@ async def list_models(services: ServicesDep) -> Catalog:
     return Catalog(models=[_summary(entry) for entry in services.registry.models.values()])
 
 
-@router.get("/{model}", response_model_exclude_none=True, responses=problems(404))
+@router.get("/{model}", response_model_exclude_none=True, responses=problems(ModelNotFound))
 async def describe_model(model: str, services: ServicesDep) -> ModelDetail:
     """Describe one model: its versions, aliases, fields, figures and card."""
     entry = services.registry.model(model)

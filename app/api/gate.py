@@ -6,7 +6,7 @@ and one log line.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -92,8 +92,9 @@ class Gate:
             "milliseconds": round(seconds * 1000, 2),
             "request_id": identifier,
         }
-        say: Callable[..., Any] = log.error if failure is not None or status >= _FAILED else log.info
-        say("http_request", exc_info=failure, **event)
+        # An error is what somebody should look into; not being ready yet passes by itself.
+        level = "error" if failure is not None or status == _FAILED else "warning" if status > _FAILED else "info"
+        getattr(log, level)("http_request", exc_info=failure, **event)
 
 
 def hot_routes(routes: Iterable[BaseRoute]) -> dict[str, HotRoute]:

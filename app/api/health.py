@@ -44,7 +44,7 @@ async def live() -> Live:
 
 
 @router.head("/ready", include_in_schema=False)
-@router.get("/ready", response_model_exclude_none=True, responses=problems(503))
+@router.get("/ready", response_model_exclude_none=True, responses=problems(NotReady))
 async def ready(services: ServicesDep) -> Ready:
     """Whether every required model is verified and warm; until then 503 with the reasons and a Retry-After."""
     registry = services.registry

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
 
 Document = dict[str, Any]
+_EXAMPLE_ID = "01a206f1-193a-7896-8e7a-4878df603498"
 _REFERENCE = "#/components/schemas/{model}"
 
 
@@ -42,7 +43,7 @@ def complete(document: Document, models: Mapping[str, ModelEntry], default: str,
         _fill(paths["/v2/predict"]["post"], models[default], versions, v2.predict_body, schemas)
         _fill(paths["/v2/batch"]["post"], models[default], versions, batch, schemas)
     _fill_v1(paths, models, max_rows, schemas)
-    document["paths"] = dict(sorted(paths.items()))
+    document["paths"] = dict(sorted(paths.items(), key=lambda item: ("batch" in item[0], item[0])))
     return document
 
 
@@ -72,6 +73,7 @@ def _fill(operation: Document, entry: ModelEntry, versions: "list[LoadedModel]",
     operation["parameters"] = [_version_parameter(entry)]
     _set_body(operation, versions, wrap, schemas, example=_example(manifest, wrap))
     answer = operation["responses"]["200"]["content"]["application/json"]
+    answer["example"] = _answer_example(manifest, wrap)
     answer["schema"] = _specialise(answer["schema"]["$ref"].rpartition("/")[2], [m.manifest for m in versions], schemas)
 
 
@@ -127,6 +129,19 @@ def _version_parameter(entry: ModelEntry) -> Document:
 def _example(manifest: Manifest, wrap: Wrap) -> Any:
     row = manifest.golden.rows[0].inputs
     return {"inputs": row if wrap is v2.predict_body else [golden.inputs for golden in manifest.golden.rows[:2]]}
+
+
+def _answer_example(manifest: Manifest, wrap: Wrap) -> Document:
+    """What the example was answered at publication."""
+    rows = []
+    for golden in manifest.golden.rows[:2]:
+        shares = {} if golden.probabilities is None else {"probabilities": golden.probabilities}
+        rows.append({"id": _EXAMPLE_ID, "prediction": golden.prediction, **shares})
+    whole = {"model": manifest.name, "version": manifest.version}
+    timing = {"timing": {"model_ms": 0.61, "total_ms": 0.74}}
+    if wrap is v2.predict_body:
+        return {**whole, **rows[0], **timing}
+    return {**whole, "results": rows, "counts": {"succeeded": len(rows), "failed": 0}, **timing}
 
 
 def _specialise(answer: str, manifests: Iterable[Manifest], schemas: Document) -> Document:

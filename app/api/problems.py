@@ -4,6 +4,7 @@ Four makers of errors end here: our own code (PresageError), Starlette's routing
 (RequestValidationError), and whatever nobody expected.
 """
 
+import json
 from dataclasses import asdict
 from http import HTTPStatus
 from typing import Any
@@ -67,12 +68,15 @@ def field_problem(found: FieldError) -> dict[str, Any]:
     return {key: value for key, value in asdict(found).items() if value is not None}
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may answer these statuses, for the OpenAPI document."""
-    return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": PROBLEM_REFERENCE}}}
-        for status in statuses
-    }
+def problems(*kinds: type[PresageError]) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that may raise these, for the OpenAPI document; one example for each status."""
+    return {kind.status: {"description": kind.title, "content": {MEDIA_TYPE: _content(kind)}} for kind in kinds}
+
+
+def _content(kind: type[PresageError]) -> dict[str, Any]:
+    errors = [FieldError("required", "is required", field="text")] if kind is InvalidInput else []
+    example = kind((kind.__doc__ or "").strip(), errors=errors)
+    return {"schema": PROBLEM_REFERENCE, "example": json.loads(render(example, "f872c3a6c8ab467cb2647c42512e1c9a")[2])}
 
 
 PROBLEM_REFERENCE = {"$ref": "#/components/schemas/Problem"}

@@ -11,7 +11,16 @@ from pydantic import BaseModel, Field
 from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
 from app.api.problems import problems
-from app.errors import FieldError, InvalidInput, ModelFailed, ModelNotServing
+from app.errors import (
+    FieldError,
+    InvalidInput,
+    MalformedJson,
+    ModelFailed,
+    ModelNotServing,
+    NotReady,
+    TooManyRows,
+    UnsupportedMediaType,
+)
 from app.pipelines.base import to_json
 
 if TYPE_CHECKING:
@@ -20,6 +29,8 @@ if TYPE_CHECKING:
 MODEL = "sentiment"
 ALIAS = "v1"
 FIELD = "text"
+
+_PROBLEMS = problems(MalformedJson, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady)
 
 router = APIRouter(tags=["version 1"])
 _one = APIRouter(route_class=HotRoute)
@@ -51,8 +62,8 @@ BATCH_BODY = BatchBody(
 )
 
 
-@_one.post("/predict", response_model=SentimentOut, responses=problems(400, 413, 415, 422, 500, 503))
-@_one.post("/v1/predict", response_model=SentimentOut, responses=problems(400, 413, 415, 422, 500, 503))
+@_one.post("/predict", response_model=SentimentOut, responses=_PROBLEMS)
+@_one.post("/v1/predict", response_model=SentimentOut, responses=_PROBLEMS)
 async def predict(call: Call) -> Reply:
     """Tell the sentiment of one text.
 
@@ -68,8 +79,8 @@ async def predict(call: Call) -> Reply:
     return Reply(to_json({"sentiment": outcome.value}), _headers(answer.ids[0], model))
 
 
-@_many.post("/batch-predict", response_model=SentimentsOut, responses=problems(400, 413, 415, 422, 500, 503))
-@_many.post("/v1/batch", response_model=SentimentsOut, responses=problems(400, 413, 415, 422, 500, 503))
+@_many.post("/batch-predict", response_model=SentimentsOut, responses=_PROBLEMS)
+@_many.post("/v1/batch", response_model=SentimentsOut, responses=_PROBLEMS)
 async def batch(call: Call) -> Reply:
     """Tell the sentiments of several texts.
 

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -10,7 +10,16 @@ from pydantic import BaseModel, Field
 from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
 from app.api.problems import FieldProblem, field_problem, problems
-from app.errors import FieldError, ModelFailed
+from app.errors import (
+    FieldError,
+    InvalidInput,
+    MalformedJson,
+    ModelFailed,
+    NotReady,
+    TooManyRows,
+    UnsupportedMediaType,
+    VersionNotFound,
+)
 from app.inference.lane import Outcome
 from app.pipelines.base import to_json
 from app.pipelines.rows import closed
@@ -80,11 +89,13 @@ def predict_body(row: Any) -> Any:
 
 BATCH_BODY = BatchBody(title="BatchIn", member="inputs", item=lambda row: row, row=lambda row: row)
 
-_STATUSES: tuple[Literal[400, 404, 413, 415, 422, 500, 503], ...] = (400, 404, 413, 415, 422, 500, 503)
+_PROBLEMS = problems(
+    MalformedJson, VersionNotFound, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady
+)
 
 
-@_one.post("/v2/predict", response_model=PredictionOut, responses=problems(*_STATUSES))
-@_one.post("/v2/predict/{model}", response_model=PredictionOut, responses=problems(*_STATUSES))
+@_one.post("/v2/predict", response_model=PredictionOut, responses=_PROBLEMS)
+@_one.post("/v2/predict/{model}", response_model=PredictionOut, responses=_PROBLEMS)
 async def predict(call: Call) -> Reply:
     """Predict one row."""
     model = call.services.predictions.choose(_name(call), _version(call))
@@ -98,8 +109,8 @@ async def predict(call: Call) -> Reply:
     return Reply(to_json({**identity, **_values(outcome), "timing": _timing(call, asked)}))
 
 
-@_many.post("/v2/batch", response_model=BatchOut, responses=problems(*_STATUSES))
-@_many.post("/v2/batch/{model}", response_model=BatchOut, responses=problems(*_STATUSES))
+@_many.post("/v2/batch", response_model=BatchOut, responses=_PROBLEMS)
+@_many.post("/v2/batch/{model}", response_model=BatchOut, responses=_PROBLEMS)
 async def batch(call: Call) -> Reply:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
     model = call.services.predictions.choose(_name(call), _version(call))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from tests.support.server import ROOT, Server
@@ -77,6 +78,20 @@ def test_the_versions_that_are_served_are_in_the_document(document: dict[str, An
     """As the choices of the query parameter."""
     (parameter,) = document["paths"]["/v2/predict/sentiment"]["post"]["parameters"]
     assert parameter["schema"]["enum"] == ["champion", "v1", "1", "2"]
+
+
+def test_every_answers_example_fits_its_schema(document: dict[str, Any]) -> None:
+    """What the docs page shows is what would come."""
+    checked = 0
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            for answer in operation["responses"].values():
+                for content in answer.get("content", {}).values():
+                    if "example" in content:
+                        schema = {"components": document["components"], **content["schema"]}
+                        jsonschema.Draft202012Validator(schema).validate(content["example"])
+                        checked += 1
+    assert checked > 100
 
 
 def test_every_example_in_the_document_is_answered(server: Server, document: dict[str, Any]) -> None:
