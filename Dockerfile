@@ -22,12 +22,16 @@ RUN /opt/venv/bin/python -m app train \
     && /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash app
 
 FROM ${BASE}
-# The code and the models belong to root; var/ is all that the service may write, and only where a volume is mounted.
+# The code and the models belong to root; var/ is all that the service may write.
 RUN useradd --no-log-init --uid 10001 --user-group --home-dir /app/var --shell /usr/sbin/nologin presage \
     && install -d -o presage -g presage /app/var
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=models /app /app
 WORKDIR /app
+COPY alembic.ini .
+COPY alembic alembic
+# Without a named volume it gets one of its own, so that the journal can be written where all else is read-only.
+VOLUME /app/var
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -40,7 +44,8 @@ STOPSIGNAL SIGTERM
 # Ready, not only alive; http.client, since urllib would ask a proxy from the environment for 127.0.0.1.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
     CMD ["python", "-ISc", "import os, sys, http.client as http; c = http.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=3); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
-CMD ["python", "-m", "app", "serve"]
+# One process, which SIGTERM reaches; a database that is away or busy does not keep it from serving.
+CMD ["python", "-m", "app", "serve", "--migrate"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Presage" \

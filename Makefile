@@ -11,7 +11,7 @@ help: ## list the targets
 run: ## set up what is missing and serve on PORT (8000)
 	@echo "presage: starting in $(CURDIR)"
 	@$(MAKE) --no-print-directory .venv/runtime
-	@LOG_FORMAT=$${LOG_FORMAT:-console} exec $(BIN)/python -m app serve --train-if-empty
+	@LOG_FORMAT=$${LOG_FORMAT:-console} exec $(BIN)/python -m app serve --train-if-empty --migrate
 
 .PHONY: test
 test: .venv/dev ## run every test that needs nothing but wheels
@@ -38,6 +38,10 @@ fix: .venv/dev ## format, mend what the linter can mend, and regenerate the gene
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/python -m app.cli.reference docs/settings.md
+
+.PHONY: migrate
+migrate: .venv/runtime ## bring the database at DATABASE_URL to the newest schema
+	$(BIN)/python -m app migrate
 
 .PHONY: train
 train: .venv/runtime ## make the demo models that models/ lacks

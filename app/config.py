@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidSettings
@@ -96,6 +96,44 @@ class BoundSettings(_Group):
     max_batch_rows: int = Field(10_000, ge=1, le=100_000, description="Most rows of one batch request.")
 
 
+class StorageSettings(_Group):
+    """Where predictions are put on record: a journal on local disk first, the database later."""
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///var/presage.db"),
+        description="`sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/NAME`; it is never waited for.",
+    )
+    journal_dir: Path = Field(
+        Path("var/journal"), description="Folder of the journal; on a disk that is this machine's."
+    )
+    log_policy: Literal["require", "best-effort", "off"] = Field(
+        "require",
+        description="What happens when the journal cannot be written: `require` answers 503, `best-effort` answers and "
+        "counts the loss; `off` keeps no log at all.",
+    )
+    journal_max_bytes: int = Field(
+        1 << 30,
+        ge=1 << 20,
+        description="Largest journal; once it is full, because no database took it, the policy speaks.",
+    )
+    journal_sync_ms: int = Field(
+        100,
+        ge=0,
+        le=60_000,
+        description="How often the journal is forced to disk, against power loss; 0: at each record.",
+    )
+    log_retention_days: int = Field(
+        0,
+        ge=0,
+        le=36_500,
+        description="Age in days at which predictions are deleted, unless the model says otherwise; 0: never.",
+    )
+    log_hash_key: SecretStr = Field(
+        SecretStr(""),
+        description="Key of the hashes that stand for fields a model logs as `hash`; empty: one is made in `var/`.",
+    )
+
+
 class Environment(_Group):
     """What kind of place this is."""
 
@@ -121,6 +159,7 @@ class Settings(BaseModel):
     server: ServerSettings = Field(default_factory=ServerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
     bounds: BoundSettings = Field(default_factory=BoundSettings)
+    storage: StorageSettings = Field(default_factory=StorageSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
     @property

@@ -8,7 +8,8 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     │   ├── MalformedJson              400     malformed_json
     │   ├── NotFound                   404     not_found
     │   │   ├── ModelNotFound          404     model_not_found
-    │   │   └── VersionNotFound        404     version_not_found
+    │   │   ├── VersionNotFound        404     version_not_found
+    │   │   └── PredictionNotFound     404     prediction_not_found
     │   ├── MethodNotAllowed           405     method_not_allowed
     │   ├── BodyTooLarge               413     body_too_large
     │   ├── TooManyRows                413     too_many_rows
@@ -19,11 +20,14 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     └── Unavailable
         ├── NotReady                   503     not_ready
         ├── ModelNotServing            503     model_not_serving
+        ├── LogUnavailable             503     log_unavailable
+        ├── StorageUnavailable         503     storage_unavailable
         └── Overloaded                 503     overloaded
 
     OperatorError                      never reaches HTTP: a command or the start-up ends with its one line
     ├── InvalidSettings
     ├── InvalidTrainingData
+    ├── MigrationFailed
     ├── PublishRefused
     └── VersionRefused                 a version on disk that is not served, with a reason code
 """
@@ -109,6 +113,13 @@ class VersionNotFound(NotFound):
     title = "No such version"
 
 
+class PredictionNotFound(NotFound):
+    """No prediction of that id is on record."""
+
+    code = "prediction_not_found"
+    title = "No such prediction"
+
+
 class MethodNotAllowed(RequestRefused):
     """The path exists, for other methods."""
 
@@ -192,6 +203,20 @@ class ModelNotServing(Unavailable):
     title = "The model is not being served"
 
 
+class LogUnavailable(Unavailable):
+    """A prediction could not be put on record, and the policy is not to answer without."""
+
+    code = "log_unavailable"
+    title = "The prediction log is unavailable"
+
+
+class StorageUnavailable(Unavailable):
+    """The database does not answer, or lacks a migration; predictions do not need it."""
+
+    code = "storage_unavailable"
+    title = "The database is unavailable"
+
+
 class Overloaded(Unavailable):
     """More work is waiting for this model than it can finish soon."""
 
@@ -213,6 +238,10 @@ class InvalidSettings(OperatorError):
 
 class InvalidTrainingData(OperatorError):
     """A file of training data lacks a column, holds a value that cannot be used, or is too small."""
+
+
+class MigrationFailed(OperatorError):
+    """The database could not be brought to the shape that this release needs."""
 
 
 class PublishRefused(OperatorError):

@@ -13,7 +13,7 @@ from prometheus_fastapi_instrumentator.metrics import Info
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import catalog, health, openapi, v1, v2
+from app.api import catalog, feedback, health, openapi, predictions, v1, v2
 from app.api.gate import Gate, hot_routes
 from app.api.problems import install_handlers
 from app.config import Settings, read_settings
@@ -30,6 +30,7 @@ _TAGS = [
     {"name": "version 1", "description": "The frozen first contract: the sentiment of texts."},
     {"name": "version 2", "description": "Any model, any version; errors row by row."},
     {"name": "catalog", "description": "Which models there are, what they take, and how good they are."},
+    {"name": "prediction log", "description": "What was answered, and what turned out to be true."},
     {"name": "health", "description": "For probes and balancers."},
 ]
 
@@ -82,7 +83,6 @@ def create_app(settings: Settings | None = None) -> Service:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        root_path=settings.server.root_path,
         docs_url=None,
         redoc_url=None,
         openapi_tags=_TAGS,
@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None) -> Service:
         redirect_slashes=False,
     )
     app.settings = settings
-    for router in (v1.router, v2.router, catalog.router, health.router):
+    for router in (v1.router, v2.router, catalog.router, predictions.router, feedback.router, health.router):
         app.include_router(router)
     if settings.place.docs_open:
         add_docs_page(app)
@@ -99,7 +99,7 @@ def create_app(settings: Settings | None = None) -> Service:
     app.gate = Gate(
         app.routes,
         root_path=settings.server.root_path,
-        max_body_bytes=settings.bounds.max_body_bytes,
+        bounds=settings.bounds,
         metrics=metrics,
     )
     return app

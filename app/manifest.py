@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraint
 FORMAT: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 ARTEFACT_FILE = "model.joblib"
+LOG_RULES_FILE = "log.json"
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -210,6 +211,22 @@ class Manifest(_Document):
     def to_json(self) -> bytes:
         """The document as it stands on disk: indented, with a newline at its end."""
         return self.model_dump_json(indent=2).encode() + b"\n"
+
+
+Keep = Literal["store", "hash", "drop"]
+
+
+class LogRules(_Document):
+    """`models/<name>/log.json`: what the prediction log may keep of a model's inputs, and for how long."""
+
+    default: Keep = "store"
+    fields: dict[str, Keep] = Field(default_factory=dict)
+    retention_days: Annotated[int, Field(ge=0, le=36_500, description="0: for ever")] | None = None
+
+    @property
+    def hashes(self) -> bool:
+        """Whether a key is needed."""
+        return self.default == "hash" or "hash" in self.fields.values()
 
 
 def parse_manifest(raw: bytes | str) -> Manifest:

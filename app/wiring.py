@@ -1,12 +1,15 @@
 """Everything with a lifetime: opened once, in order, and closed in reverse, however we leave."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from app.config import Settings
 from app.inference.service import PredictionService
 from app.registry.registry import ModelRegistry
+from app.registry.sources import DirectorySource
+from app.storage.database import Database
+from app.storage.prediction_log import PredictionLog
 from app.telemetry.metrics import Metrics
 
 
@@ -16,8 +19,16 @@ class Services:
 
     settings: Settings
     metrics: Metrics
+    database: Database
+    log: PredictionLog
     registry: ModelRegistry
     predictions: PredictionService
+
+
+def _retention(settings: Settings) -> Callable[[str], int]:
+    """For how many days each model's predictions are kept, by its rules as they are when it is asked."""
+    source, default = DirectorySource(settings.models.models_dir), settings.storage.log_retention_days
+    return lambda name: source.retention_days(name, default)
 
 
 @asynccontextmanager
@@ -25,6 +36,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
     """The service without its web application."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        database = stack.enter_context(Database(settings.storage))
+        log = await enter(PredictionLog(settings.storage, database, metrics, _retention(settings)))
         registry = await enter(ModelRegistry(settings.models, metrics))
-        predictions = await enter(PredictionService(registry, metrics))
-        yield Services(settings, metrics, registry, predictions)
+        predictions = await enter(PredictionService(registry, log, settings.storage, metrics))
+        yield Services(settings, metrics, database, log, registry, predictions)

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
-from app.config import ModelSettings, Settings
+from app.config import ModelSettings, Settings, StorageSettings
+from app.storage.migrations import upgrade
 from tests.support.asgi import InProcess, in_process
 from tests.support.demo import MODULES, publish_demo_models
 from tests.support.server import ROOT, Server, clean_environment, running_server
@@ -22,9 +24,14 @@ def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def app(models_dir: Path) -> Iterator[InProcess]:
-    """The application in this process, with all models loaded."""
-    with in_process(Settings(models=ModelSettings(models_dir=models_dir, model_modules=(MODULES,)))) as started:
+def app(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
+    """The application in this process, with all models loaded and a database that is migrated."""
+    folder = tmp_path_factory.mktemp("app")
+    url = SecretStr(f"sqlite:///{folder}/presage.db")
+    storage = StorageSettings(database_url=url, journal_dir=folder / "journal")
+    upgrade(storage)
+    models = ModelSettings(models_dir=models_dir, model_modules=(MODULES,))
+    with in_process(Settings(models=models, storage=storage)) as started:
         yield started
 
 
@@ -32,6 +39,7 @@ def app(models_dir: Path) -> Iterator[InProcess]:
 def server(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The real server as a process, ready."""
     log = tmp_path_factory.mktemp("server") / "log"
+    upgrade(StorageSettings(database_url=SecretStr(f"sqlite:///{log.parent}/presage.db")))
     with running_server(models_dir, log, {"MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}) as started:
         yield started
 

@@ -20,6 +20,7 @@ _MASKS = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<request id>"),
     (re.compile(r'("(?:model|total)_ms": ?)[0-9.]+'), r"\1<time>"),
+    (re.compile(r'("pending_bytes": ?)\d+'), r"\1<bytes>"),
     (re.compile(r"^date: .*$", re.MULTILINE), "date: <date>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
     (re.compile(r"(\d\.\d{4})\d+(e-\d+)?"), r"\1"),
@@ -32,7 +33,8 @@ _MASKS = (
 @pytest.fixture(scope="module")
 def demo_server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the models that `make run` would train."""
-    with running_server(demo_models, tmp_path_factory.mktemp("docs") / "log") as started:
+    log = tmp_path_factory.mktemp("docs") / "log"
+    with running_server(demo_models, log, arguments=["--migrate"]) as started:
         yield started
 
 

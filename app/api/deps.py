@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.api.hot_route import ANONYMOUS
 from app.wiring import Services
 
 
@@ -12,4 +13,10 @@ def _services(request: Request) -> Services:
     return services
 
 
+def _principal(request: Request) -> str:  # noqa: ARG001 -- what will say who asks
+    """Who asks. Nobody has to say who they are yet."""
+    return ANONYMOUS
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+PrincipalDep = Annotated[str, Depends(_principal)]

@@ -1,6 +1,7 @@
 """Parts of one HTTP exchange that every door needs: its id, its body within bounds, its answer."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Sequence
 from uuid import uuid4
@@ -47,17 +48,22 @@ def declared_length(scope: Scope) -> int:
     return int(value) if value is not None and value.isdigit() and len(value) < 20 else 0  # noqa: PLR2004
 
 
+def check_json_head(scope: Scope) -> None:
+    """Raises UnsupportedMediaType unless the head announces plain JSON."""
+    media_type = header(scope, b"content-type")
+    if media_type is None or not _JSON.fullmatch(media_type.strip()):
+        raise UnsupportedMediaType("send the body as JSON, with the header Content-Type: application/json")
+    if header(scope, b"content-encoding") not in (None, b"identity"):
+        raise UnsupportedMediaType("send the body uncompressed, without a Content-Encoding header")
+
+
 async def read_json_body(scope: Scope, receive: Receive, most: int) -> bytes:
     """The body of a JSON request.
 
     Raises UnsupportedMediaType and BodyTooLarge before the body is read where the head says so, BodyTooLarge as soon
     as more than `most` bytes have come, and Disconnected.
     """
-    media_type = header(scope, b"content-type")
-    if media_type is None or not _JSON.fullmatch(media_type.strip()):
-        raise UnsupportedMediaType("send the body as JSON, with the header Content-Type: application/json")
-    if header(scope, b"content-encoding") not in (None, b"identity"):
-        raise UnsupportedMediaType("send the body uncompressed, without a Content-Encoding header")
+    check_json_head(scope)
     if declared_length(scope) > most:
         raise body_too_large(most)
     return await _read_body(receive, most)
@@ -84,6 +90,36 @@ def body_too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body may have at most {most} bytes", limit=most)
 
 
+class CountedBody:
+    """A `receive` for frameworks, which read to the end whatever comes: here they get no more than `most` bytes."""
+
+    def __init__(self, receive: Receive, most: int) -> None:
+        self._receive = receive
+        self._most = most
+        self._size = 0
+        self._more = True
+
+    @property
+    def exceeded(self) -> bool:
+        """Whether more has come than may."""
+        return self._size > self._most
+
+    async def __call__(self) -> Message:
+        """The next message. Raises BodyTooLarge with the first byte too many, and ever after."""
+        if not self.exceeded:
+            message = await self._receive()
+            self._size += len(message.get("body", b""))
+            self._more = message.get("more_body", False)
+        if self.exceeded:
+            raise body_too_large(self._most)
+        return message
+
+    async def throw_away(self) -> None:
+        """What still comes, for a bounded while; see `send_early_answer`."""
+        if self._more:
+            await _linger(self._receive)
+
+
 async def send_answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     """One complete answer; its length is added to `headers`."""
     headers.append((b"content-length", b"%d" % len(body)))
@@ -102,12 +138,14 @@ async def send_early_answer(
     headers += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": True})
-    try:
+    await _linger(receive)
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _linger(receive: Receive) -> None:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
             await _throw_away(receive)
-    except TimeoutError:
-        pass
-    await send({"type": "http.response.body", "body": b""})
 
 
 async def _throw_away(receive: Receive) -> None:

@@ -9,6 +9,7 @@ from app.api.deps import ServicesDep
 from app.api.problems import problems
 from app.errors import NotReady
 from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
+from app.storage.prediction_log import DatabaseState, PredictionLog
 
 router = APIRouter(prefix="/health", tags=["health"])
 
@@ -29,11 +30,21 @@ class ModelHealth(BaseModel):
     reason: str | None = Field(None, description="Why it is refused: a stable code; the log has the rest.")
 
 
+class LogHealth(BaseModel):
+    """The prediction log. A database that is away is no reason not to be ready: the journal keeps what it will get."""
+
+    policy: Literal["require", "best-effort", "off"]
+    journal: str = Field(description="`writable`, or why not: `full`, `unwritable`.")
+    database: DatabaseState = Field(description="`behind`: its schema is; run `python -m app migrate`.")
+    pending_bytes: int = Field(description="What the database does not have yet.")
+
+
 class Ready(BaseModel):
-    """Every required model is served."""
+    """Every required model is served, and predictions can be put on record."""
 
     status: Literal["ready"] = "ready"
     models: list[ModelHealth]
+    log: LogHealth
 
 
 @router.head("/live", include_in_schema=False)
@@ -48,17 +59,30 @@ async def live() -> Live:
 async def ready(services: ServicesDep) -> Ready:
     """Whether every required model is verified and warm; until then 503 with the reasons and a Retry-After."""
     registry = services.registry
-    models = report(registry)
-    if registry.ready:
-        return Ready(models=models)
+    models, log = report(registry), log_report(services.log)
+    if registry.ready and services.log.serving:
+        return Ready(models=models, log=log)
     missing = [name for name in registry.required if name not in registry.models]
     detail = "models are being loaded" if not registry.settled else "a required model is not served"
     if missing:
         detail = f"required models are missing: {', '.join(missing)}"
+    if registry.ready:
+        detail = f"predictions cannot be put on record: the journal is {log.journal}"
     raise NotReady(
         detail,
         retry_after=RETRY_WHILE_REFUSED if registry.settled else RETRY_WHILE_LOADING,
         models=[health.model_dump(exclude_none=True) for health in models],
+        log=log.model_dump(),
+    )
+
+
+def log_report(log: PredictionLog) -> LogHealth:
+    """The state of the prediction log."""
+    return LogHealth(
+        policy=log.policy,
+        journal=log.failing or "writable",
+        database=log.database_state,
+        pending_bytes=log.pending_bytes,
     )
 
 

@@ -5,6 +5,7 @@ client. But its `handle` goes straight from bytes to the endpoint and back, and 
 router and the middlewares. One implementation, two doors; both give the same answers and the same errors.
 """
 
+import asyncio
 import time
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
@@ -16,12 +17,14 @@ from starlette.types import Receive, Scope, Send
 
 from app.api.exchange import REQUEST_ID, Disconnected, read_json_body, request_id, send_answer, send_early_answer
 from app.api.problems import from_exception, render
-from app.errors import BodyTooLarge, FieldError, InvalidInput, PresageError
+from app.errors import BodyTooLarge, FieldError, InvalidInput, NotReady, PresageError
+from app.storage.records import Origin
 from app.wiring import Services
 
 log = structlog.get_logger(__name__)
 
 _JSON_HEADER = (b"content-type", b"application/json")
+ANONYMOUS = "anonymous"
 _LOUD = 500
 _GONE = 499
 
@@ -32,6 +35,10 @@ class Call(Request):
     content: bytes
     services: Services
     started: float
+
+    def origin(self, protocol: str) -> Origin:
+        """Who asks, for the log. Nobody has to say who they are yet."""
+        return Origin(request_id(self.scope), ANONYMOUS, protocol)
 
     def parameter(self, name: str) -> str | None:
         """The one query parameter that the route takes; raises InvalidInput for any other, and for a second value."""
@@ -80,6 +87,10 @@ class HotRoute(APIRoute):
         try:
             reply = await self._reply(scope, receive, services, started)
             status, headers, body = 200, [_JSON_HEADER, *reply.headers], reply.body
+        except asyncio.CancelledError:
+            # The server's grace is over. It would answer a bare 500 where we are gone; nothing else waits for us here.
+            error = NotReady("the service is stopping", retry_after=1)
+            status, headers, body = self._refuse(error, scope)
         except Disconnected:
             self._record(services, _GONE, started)
             return
@@ -105,8 +116,9 @@ class HotRoute(APIRoute):
         """The problem document, and the one log line that a failure gets."""
         problem = from_exception(error)
         event = {"method": scope["method"], "handler": self.path, "status": problem.status, "code": problem.code}
-        if isinstance(error, PresageError) and problem.status < _LOUD:
-            log.info("request_refused", request_id=request_id(scope), **event)
+        if isinstance(error, PresageError) and problem.status != _LOUD:
+            say = log.info if problem.status < _LOUD else log.warning
+            say("request_refused", request_id=request_id(scope), **event)
         else:
             unexpected = None if isinstance(error, PresageError) else error
             log.error("request_failed", request_id=request_id(scope), exc_info=unexpected, **event)

@@ -6,6 +6,7 @@ there at the first row too many, where the one pass would build a million of the
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from app.errors import FieldError, InvalidInput, MalformedJson, PresageError, To
 from app.pipelines import Pipeline
 from app.pipelines.base import Row, Wrap
 from app.pipelines.rows import closed, field_errors
+
+_MOST_DIGITS = 1_000
 
 
 @dataclass(frozen=True)
@@ -61,9 +64,8 @@ def parse_batch(content: bytes, pipeline: Pipeline, body: BatchBody, most: int) 
     if content.count(b",") < most * len(pipeline.names):
         try:
             items = pipeline.validator(body.wrap(most)).validator.validate_json(content)[body.member]
-        except ValidationError as error:
-            if _is_malformed(error):
-                raise _refusal(error, ()) from None
+        except ValidationError:
+            pass  # a row may hold what pydantic's parser takes for no JSON at all, such as half a surrogate pair
         else:
             return [body.row(item) for item in items]
     return pipeline.validate([body.row(item) for item in split_items(content, body.member, most)])
@@ -92,15 +94,18 @@ def split_items(content: bytes, member: str, most: int) -> list[Any]:
         raise MalformedJson("the body is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise MalformedJson(f"{error.msg} at character {error.pos}") from None
-    except ValueError:  # Python reads no integer of more than 4,300 digits
-        raise MalformedJson("a number has too many digits") from None
+
+
+def _integer(digits: str) -> int | float:
+    """Python reads no integer of more than 4,300 digits; one of so many is out of every field's range anyway."""
+    return int(digits) if len(digits) < _MOST_DIGITS else math.inf
 
 
 class _Reader:
     """A cursor over JSON text; values are read by the standard library."""
 
     _space = re.compile(r"[ \t\n\r]*").match
-    _decode = json.JSONDecoder().raw_decode
+    _decode = json.JSONDecoder(parse_int=_integer).raw_decode
 
     def __init__(self, text: str) -> None:
         self._text = text

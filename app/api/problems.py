@@ -16,9 +16,18 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from app.api.exchange import Headers, request_id
-from app.errors import FieldError, InternalError, InvalidInput, MethodNotAllowed, NotFound, PresageError, RequestRefused
+from app.errors import (
+    FieldError,
+    InternalError,
+    InvalidInput,
+    MalformedJson,
+    MethodNotAllowed,
+    NotFound,
+    PresageError,
+    RequestRefused,
+)
 from app.pipelines.base import to_json
-from app.pipelines.rows import MOST_ERRORS
+from app.pipelines.rows import MOST_ERRORS, describe_error
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -101,19 +110,39 @@ def from_exception(error: Exception) -> PresageError:
         case PresageError():
             return error
         case RequestValidationError():
-            return InvalidInput.because(_validation_errors(error))
+            return _validation_refusal(error)
+        case HTTPException():
+            return _from_framework(error)
+    return InternalError("something failed here; the log has more under this request's id")
+
+
+def _from_framework(error: HTTPException) -> PresageError:
+    match error:
+        case HTTPException(__cause__=PresageError() as cause):  # covered up: it was met while reading a body
+            return cause
         case HTTPException(status_code=404):
             return NotFound("there is nothing at this path")
         case HTTPException(status_code=405):
             return MethodNotAllowed("this path does not take that method", headers=_raw(error))
-        case HTTPException():
-            return _plain(error)
-    return InternalError("something failed here; the log has more under this request's id")
+    return _plain(error)
 
 
-def _validation_errors(error: RequestValidationError) -> list[FieldError]:
-    """Parameters of cold routes: their names are ours, the values stay out."""
-    return [FieldError("invalid", e["msg"], field=str(e["loc"][-1])) for e in error.errors()[:MOST_ERRORS]]
+def _validation_refusal(error: RequestValidationError) -> PresageError:
+    """What is wrong with the body or the parameters of a cold route: their names are ours, the values stay out."""
+    found = error.errors()
+    if any(e["type"] == "json_invalid" for e in found):
+        return MalformedJson("the body is not valid JSON")
+    unknown = [FieldError("unknown_field", "a name is not known here") for e in found if e["type"] == "extra_forbidden"]
+    known = [_validation_error(e) for e in found if e["type"] != "extra_forbidden"]
+    return InvalidInput.because([*known, *unknown[:1]][:MOST_ERRORS])
+
+
+def _validation_error(found: dict[str, Any]) -> FieldError:
+    # pydantic's own sentences fit parameters, but for those on ids and times, which repeat letters of what was sent.
+    ours = found["type"].startswith(("uuid", "datetime"))
+    code, detail = describe_error(found) if ours else ("invalid", found["msg"])
+    place = found["loc"][1:]  # after "query", "path" or "body"
+    return FieldError(code, detail, field=str(place[-1]) if place else None)
 
 
 def _plain(error: HTTPException) -> PresageError:

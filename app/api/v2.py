@@ -1,8 +1,9 @@
 """Version 2: any model, any version, with probabilities, and errors row by row."""
 
+import asyncio
 import time
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -21,9 +22,15 @@ from app.errors import (
     VersionNotFound,
 )
 from app.inference.lane import Outcome
+from app.inference.service import Answer
 from app.pipelines.base import to_json
 from app.pipelines.rows import closed
 from app.registry.registry import CHAMPION
+
+if TYPE_CHECKING:
+    from app.registry.loader import LoadedModel
+
+_MOST_CELLS = 1_000_000
 
 router = APIRouter(tags=["version 2"])
 _one = APIRouter(route_class=HotRoute)
@@ -101,7 +108,7 @@ async def predict(call: Call) -> Reply:
     model = call.services.predictions.choose(_name(call), _version(call))
     row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
     asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, [row])
+    answer = await call.services.predictions.predict(model, [row], call.origin("v2"), call.started)
     outcome = answer.outcomes[0]
     if isinstance(outcome, FieldError):
         raise ModelFailed(outcome.detail)
@@ -115,16 +122,31 @@ async def batch(call: Call) -> Reply:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
     model = call.services.predictions.choose(_name(call), _version(call))
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
+    _bound_answer(len(rows), model)
     asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, rows)
+    answer = await call.services.predictions.predict(model, rows, call.origin("v2"), call.started)
+    return Reply(await asyncio.to_thread(_batch_answer, call, answer, asked))
+
+
+def _bound_answer(rows: int, model: "LoadedModel") -> None:
+    """A model of many labels answers a probability for each, for every row."""
+    labels = len(model.manifest.outputs.labels) if model.manifest.outputs.probabilities else 1
+    if rows * labels > _MOST_CELLS:
+        most = _MOST_CELLS // labels
+        raise TooManyRows(f"{model.name} has {labels} labels; one request may carry at most {most} rows", limit=most)
+
+
+def _batch_answer(call: Call, answer: Answer, asked: float) -> bytes:
+    """Put into words on a thread: a large answer takes longer than others should wait."""
+    model = answer.model
     document = {
         "model": model.name,
         "version": model.version,
         "results": [_result(i, outcome) for i, outcome in zip(answer.ids, answer.outcomes, strict=True)],
-        "counts": {"succeeded": len(rows) - answer.failed, "failed": answer.failed},
+        "counts": {"succeeded": len(answer.outcomes) - answer.failed, "failed": answer.failed},
         "timing": _timing(call, asked),
     }
-    return Reply(to_json(document))
+    return to_json(document)
 
 
 def _name(call: Call) -> str:

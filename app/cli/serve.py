@@ -1,21 +1,29 @@
 """`serve`: the service in this process, with a progress line for each step, and at the end what a newcomer needs."""
 
 import asyncio
+import logging
 import signal
 import socket
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import click
+import structlog
 
-from app.config import Settings, read_settings
-from app.errors import OperatorError
+from app.config import Settings, StorageSettings, read_settings
+from app.errors import OperatorError, PresageError
 
 if TYPE_CHECKING:
     from app.factory import Service
 
+log = structlog.get_logger(__name__)
+
+_BACKLOG = 2048
 # How long requests in flight may take after SIGTERM.
 _GRACE_SECONDS = 20
+# How long the start waits for a migration; predictions do not need the database.
+_MIGRATE_SECONDS = 15
 
 
 class PortTaken(OperatorError):
@@ -24,7 +32,8 @@ class PortTaken(OperatorError):
 
 @click.command()
 @click.option("--train-if-empty", is_flag=True, help="Make the demo models first when the models folder has none.")
-def serve(*, train_if_empty: bool) -> None:
+@click.option("--migrate", is_flag=True, help="Migrate the database first; one that is away does not stop the start.")
+def serve(*, train_if_empty: bool, migrate: bool) -> None:
     """Serve the models in MODELS_DIR on HOST and PORT until stopped."""
     # uvicorn stops gracefully, then raises the signal again; being asked to stop is no failure, so that ends with 0.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -39,9 +48,13 @@ def serve(*, train_if_empty: bool) -> None:
     import uvicorn  # noqa: PLC0415
 
     from app.factory import create_app  # noqa: PLC0415
+    from app.storage.database import Database  # noqa: PLC0415
     from app.telemetry.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(level=settings.server.log_level, json=settings.json_logs)
+    with Database(settings.storage) as database:  # an address that cannot be used ends the start here
+        if migrate and database.schema_state() != "current":
+            _migrate(settings.storage)
     app = create_app(settings)
 
     class Server(uvicorn.Server):
@@ -84,6 +97,7 @@ def _listen(settings: Settings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(_BACKLOG)  # two may bind one address; only one may listen
     except OSError as error:
         listener.close()
         message = f"cannot listen on {host}:{port}: {error.strerror}; set PORT (or HOST) to something else"
@@ -101,6 +115,26 @@ def _train_if_empty(settings: Settings) -> None:
     from app.cli.train import train  # noqa: PLC0415 -- scikit-learn, only when there is something to train
 
     train.main(args=[], standalone_mode=False)
+
+
+def _migrate(settings: StorageSettings) -> None:
+    """Try for a bounded while, on a thread that neither a frozen database nor SIGTERM waits for."""
+    # It lists its parts while it is imported, which happens only when there is something to migrate.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from app.storage.migrations import upgrade  # noqa: PLC0415
+
+    def attempt() -> None:
+        try:
+            for applied in upgrade(settings, patience=_MIGRATE_SECONDS):
+                log.info("database_migrated", revision=applied.revision, title=applied.title)
+        except OperatorError as error:
+            log.warning("database_not_migrated", reason=str(error))
+
+    thread = threading.Thread(target=attempt, name="migrate", daemon=True)
+    thread.start()
+    thread.join(_MIGRATE_SECONDS)
+    if thread.is_alive():
+        log.warning("database_not_migrated", reason="it takes longer, and goes on beside the service")
 
 
 async def _announce(app: "Service", settings: Settings, progress: Progress) -> None:
@@ -125,7 +159,7 @@ def _welcome(app: "Service", settings: Settings, address: str) -> str:
 
 
 def _curl(app: "Service", address: str, served: list[str]) -> str:
-    if "sentiment" in served:
+    if _serves_v1(app):
         path, body = "/predict", '{"text": "I love this product"}'
     else:
         from app.pipelines.base import to_json  # noqa: PLC0415 -- imported by now
@@ -136,6 +170,15 @@ def _curl(app: "Service", address: str, served: list[str]) -> str:
         path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
     quoted = body.replace("'", "'\\''")
     return f"  curl {address}{path} -H 'Content-Type: application/json' -d '{quoted}'"
+
+
+def _serves_v1(app: "Service") -> bool:
+    from app.api.v1 import ALIAS, FIELD, MODEL  # noqa: PLC0415 -- imported by now
+
+    try:
+        return app.services.registry.resolve(MODEL, ALIAS).pipeline.names == (FIELD,)
+    except PresageError:
+        return False
 
 
 def _reachable(host: str) -> str:

@@ -30,6 +30,8 @@ FEW_CALLS = 8
 MOST_SECONDS = 10.0
 MOST_ROWS = 100_000
 _NEWEST_WEIGHS = 0.2
+# A model that fails on so many single rows fails on everything; trying each alone would take the lane for minutes.
+_MOST_BLAMED = 64
 _MODEL_FAILED = FieldError("model_failed", "the model failed on this row")
 
 
@@ -59,7 +61,8 @@ class Lane:
         self._waiting = metrics.waiting.labels(*labels)
         self._calls_waiting = 0
         self._rows_waiting = 0
-        self._call_seconds = 0.0
+        self._call_seconds = model.call_seconds
+        self._running_since: float | None = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         # A daemon: an estimator that hangs must not keep the process from ending.
         self._thread = Thread(target=self._work, name=f"lane-{model.name}-{model.version}", daemon=True)
@@ -83,7 +86,9 @@ class Lane:
 
     def _admit(self, rows: int) -> None:
         """Refuse what would wait too long, by the time that recent calls took, or would fill the memory."""
-        seconds = self._calls_waiting * self._call_seconds
+        since = self._running_since
+        running = 0.0 if since is None else time.perf_counter() - since
+        seconds = self._calls_waiting * max(self._call_seconds, running)
         too_long = self._calls_waiting >= FEW_CALLS and seconds > MOST_SECONDS
         if too_long or (self._calls_waiting and self._rows_waiting + rows > MOST_ROWS):
             waiting = f"{self._calls_waiting} calls with {self._rows_waiting} rows are waiting for {self._model.name}"
@@ -106,9 +111,10 @@ class Lane:
                 call.loop.call_soon_threadsafe(_resolve, call.future, outcomes)
 
     def _run(self, rows: Sequence[Row]) -> list[Outcome]:
-        started = time.perf_counter()
+        self._running_since = started = time.perf_counter()
         failures = _Failures()
         outcomes = self._answer(rows, failures)
+        self._running_since = None
         seconds = time.perf_counter() - started
         self._call_seconds += _NEWEST_WEIGHS * (seconds - self._call_seconds)
         self._seconds.observe(seconds)
@@ -124,10 +130,10 @@ class Lane:
         try:
             return list(model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess(rows), len(rows))))
         except BaseException as error:  # noqa: BLE001 -- an estimator that calls sys.exit must not end the service
-            if len(rows) == 1:
-                failures.rows += 1
+            if len(rows) == 1 or failures.rows >= _MOST_BLAMED:
+                failures.rows += len(rows)
                 failures.first = failures.first or error
-                return [_MODEL_FAILED]
+                return [_MODEL_FAILED] * len(rows)
         middle = len(rows) // 2
         return [*self._answer(rows[:middle], failures), *self._answer(rows[middle:], failures)]
 

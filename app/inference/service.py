@@ -1,19 +1,27 @@
 """PredictionService: the whole path of a prediction, the same for every protocol."""
 
+import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from app.config import StorageSettings
 from app.errors import FieldError
 from app.inference.identifiers import new_ids
 from app.inference.lane import Lane, Outcome
 from app.pipelines.base import Prediction, Row
 from app.registry.registry import ModelRegistry
+from app.storage.prediction_log import PredictionLog
+from app.storage.records import Answered, Origin, Recorder, hash_key
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
+
+# More rows than these are put into words on a thread, so that a large batch does not hold the event loop.
+_RECORDED_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +41,15 @@ class Answer:
 class PredictionService:
     """Open it as an async context manager: leaving closes the lanes."""
 
-    def __init__(self, registry: ModelRegistry, metrics: Metrics) -> None:
+    def __init__(
+        self, registry: ModelRegistry, prediction_log: PredictionLog, storage: StorageSettings, metrics: Metrics
+    ) -> None:
         self._registry = registry
+        self._log = prediction_log
+        self._storage = storage
         self._metrics = metrics
         self._lanes: dict[LoadedModel, Lane] = {}
+        self._recorders: dict[LoadedModel, Recorder] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,17 +62,45 @@ class PredictionService:
         """The version that answers; held from here to the request's end. Raises what `ModelRegistry.resolve` does."""
         return self._registry.resolve(name, wanted)
 
-    async def predict(self, model: "LoadedModel", candidates: Sequence[Row | FieldError]) -> Answer:
+    async def predict(
+        self, model: "LoadedModel", candidates: Sequence[Row | FieldError], origin: Origin, started: float
+    ) -> Answer:
         """Predict the valid rows among the candidates; what validation found wrong passes through in its place.
 
-        Raises Overloaded when too much is waiting for the model.
+        Every row that the model was asked about is on record when this returns; `started` is when the request came, by
+        `time.perf_counter`. Raises Overloaded when too much is waiting for the model, and LogUnavailable.
         """
+        self._log.admit()
         rows = [row for row in candidates if not isinstance(row, FieldError)]
         predicted = await self._lane(model).predict(rows) if rows else []
         outcomes = predicted if len(rows) == len(candidates) else _merge(candidates, predicted)
-        outcomes = _number_failures(outcomes)
-        self._count(model, outcomes)
-        return Answer(model, new_ids(len(outcomes)), outcomes)
+        answer = Answer(model, new_ids(len(outcomes)), _number_failures(outcomes))
+        if rows and self._log.policy != "off":
+            await self._record(answer, candidates, origin, (time.perf_counter() - started) * 1000)
+        self._count(model, answer.outcomes)
+        return answer
+
+    async def _record(
+        self, answer: Answer, candidates: Sequence[Row | FieldError], origin: Origin, latency_ms: float
+    ) -> None:
+        recorder = self._recorder(answer.model)
+        asked = [
+            Answered(identifier, row, outcome)
+            for identifier, row, outcome in zip(answer.ids, candidates, answer.outcomes, strict=True)
+            if not isinstance(row, FieldError)
+        ]
+        if len(asked) <= _RECORDED_AT_ONCE:
+            self._log.record(recorder.frames(asked, origin, latency_ms), len(asked))
+        else:
+            frames = await asyncio.to_thread(recorder.frames, asked, origin, latency_ms)
+            await asyncio.to_thread(self._log.record, frames, len(asked))
+
+    def _recorder(self, model: "LoadedModel") -> Recorder:
+        recorder = self._recorders.get(model)
+        if recorder is None:
+            key = hash_key(self._storage) if model.log_rules.hashes else b""
+            recorder = self._recorders[model] = Recorder(model.manifest, model.log_rules, key)
+        return recorder
 
     def _lane(self, model: "LoadedModel") -> Lane:
         lane = self._lanes.get(model)

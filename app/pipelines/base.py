@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.errors import FieldError
 from app.manifest import Label, Manifest
-from app.pipelines.rows import MOST_ERRORS, field_errors, row_type
+from app.pipelines.rows import field_errors, row_type
 
 Row = Mapping[str, Any]
 Wrap = Callable[[Any], Any]
@@ -70,10 +70,6 @@ class Pipeline(ABC):
             return field_errors(error, self.names, row=position, most=1)[0]
         return row
 
-    def errors(self, error: ValidationError) -> list[FieldError]:
-        """What is wrong with a single row, at most 20 things."""
-        return field_errors(error, self.names, most=MOST_ERRORS)
-
     @abstractmethod
     def preprocess(self, rows: Sequence[Row]) -> Any:
         """Validated rows → what the estimator takes (see `Artefact.container`)."""
@@ -91,8 +87,8 @@ class Pipeline(ABC):
 
 
 def schema_name(manifest: Manifest, suffix: str) -> str:
-    """A name for a version's types in the OpenAPI document: `breast-cancer` 1 → `BreastCancer1Inputs`."""
-    return f"{manifest.name.title().replace('-', '')}{manifest.version}{suffix}"
+    """A name for a version's types in the OpenAPI document: `breast-cancer` 1 → `breast_cancer_v1_Inputs`."""
+    return f"{manifest.name.replace('-', '_')}_v{manifest.version}_{suffix}"
 
 
 def to_json(value: Any) -> bytes:

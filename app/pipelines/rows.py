@@ -16,7 +16,7 @@ LARGEST_INTEGER = 2**53
 
 MOST_ERRORS = 20
 # Past this many, making the list costs more than parsing the body did.
-_COUNTABLE_ERRORS = 1_000
+_COUNTABLE_ERRORS = 50
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
@@ -99,9 +99,17 @@ def _unknown_fields(count: int, names: tuple[str, ...], row: int | None) -> Fiel
 
 def _field_error(found: Mapping[str, Any], names: tuple[str, ...], row: int | None) -> FieldError:
     field = next((part for part in reversed(found["loc"]) if part in names), None)
-    code, detail = _CODES.get(found["type"], ("invalid", None))
-    return FieldError(code, detail or found["msg"], field=field, row=row)
+    code, detail = describe_error(found)
+    return FieldError(code, detail, field=field, row=row)
 
+
+def describe_error(found: Mapping[str, Any]) -> tuple[str, str]:
+    """One of pydantic's errors as our code and a sentence."""
+    code, detail = _CODES.get(found["type"], ("invalid", None))
+    return code, detail or found["msg"]
+
+
+_TIME = "must be a time such as 2026-01-31T12:00:00Z"
 
 # pydantic's error type → our code, and our sentence where pydantic's is of no use to a caller.
 _CODES: Mapping[str, tuple[str, str | None]] = {
@@ -113,6 +121,7 @@ _CODES: Mapping[str, tuple[str, str | None]] = {
     "int_parsing_size": ("out_of_range", "has too many digits"),
     "bool_type": ("wrong_type", "must be true or false"),
     "dict_type": ("wrong_type", "must be an object"),
+    "model_type": ("wrong_type", "must be an object"),
     "list_type": ("wrong_type", "must be an array"),
     "finite_number": ("not_finite", "must be a finite number"),
     "greater_than_equal": ("out_of_range", "is too small to be represented"),
@@ -122,5 +131,13 @@ _CODES: Mapping[str, tuple[str, str | None]] = {
     "string_too_long": ("too_long", None),
     "string_unicode": ("invalid_unicode", "must be valid Unicode"),
     "too_short": ("too_few_rows", "must have at least one row"),
+    "uuid_type": ("wrong_type", "must be a UUID"),
+    "uuid_parsing": ("wrong_type", "must be a UUID"),
+    "datetime_type": ("wrong_type", _TIME),
+    "datetime_parsing": ("wrong_type", _TIME),
+    "datetime_from_date_parsing": ("wrong_type", _TIME),
+    "datetime_object_invalid": ("wrong_type", _TIME),
+    "datetime_range": ("out_of_range", None),
+    "truth_type": ("wrong_type", None),
     "literal_error": ("unknown_category", "is none of the values that training saw"),
 }

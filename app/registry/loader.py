@@ -5,11 +5,11 @@ The order matters: the digest before anything is unpickled, the golden rows befo
 
 import hashlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 
 from app.errors import VersionRefused
-from app.manifest import Manifest
+from app.manifest import LogRules, Manifest
 from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
@@ -29,6 +29,8 @@ class LoadedModel:
     pipeline: Pipeline
     runtime: SklearnRuntime
     load_seconds: float
+    call_seconds: float = 0.0
+    log_rules: LogRules = field(default_factory=LogRules)
 
     @property
     def name(self) -> str:
@@ -47,13 +49,13 @@ def load_version(source: DirectorySource, name: str, version: int, modules: tupl
     bound_numeric_threads()
     manifest = source.manifest(name, version)
     _check_libraries(manifest)
+    rules = _log_rules(source, manifest)
     raw = source.artefact(name, version)
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
     model = assemble(manifest, unpickle(raw, modules), started)
     check_golden_rows(manifest, model.pipeline, model.runtime)
-    _warm_up(model)
-    return model
+    return replace(model, log_rules=rules, call_seconds=_warm_up(model))
 
 
 def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:
@@ -65,7 +67,7 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
         forget_column_names(estimator)
     try:
         runtime = SklearnRuntime(estimator, manifest.task)
-    except AttributeError:
+    except (AttributeError, ValueError):  # never fitted; or classes of several outputs
         raise VersionRefused(
             "outputs_mismatch", "the artefact is not a fitted classifier, as the manifest says"
         ) from None
@@ -75,6 +77,15 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
     if runtime.has_probabilities != manifest.outputs.probabilities:
         raise VersionRefused("outputs_mismatch", "estimator and manifest disagree on whether there are probabilities")
     return LoadedModel(manifest, pipeline_for(manifest), runtime, time.perf_counter() - started)
+
+
+def _log_rules(source: DirectorySource, manifest: Manifest) -> LogRules:
+    """The model's rules; one for a field that there is not may be a typo that stores what should be dropped."""
+    rules = source.log_rules(manifest.name)
+    unknown = sorted(rules.fields.keys() - {field.name for field in manifest.fields})
+    if unknown:
+        raise VersionRefused("log_rules_invalid", f"log.json names {unknown}, which are no fields of this version")
+    return rules
 
 
 def _check_libraries(manifest: Manifest) -> None:
@@ -89,8 +100,14 @@ def _check_libraries(manifest: Manifest) -> None:
         raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")
 
 
-def _warm_up(model: LoadedModel) -> None:
-    """Single calls, so that the first caller does not pay for lazy imports, caches and page faults."""
+def _warm_up(model: LoadedModel) -> float:
+    """Single calls, so that the first caller does not pay for lazy imports, caches and page faults.
+
+    Returns the seconds that the last of them took.
+    """
     row = model.manifest.golden.rows[0].inputs
+    started = 0.0
     for _ in range(_WARM_UP_CALLS):
+        started = time.perf_counter()
         model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess([row]), 1))
+    return time.perf_counter() - started

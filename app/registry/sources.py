@@ -10,7 +10,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import VersionRefused
-from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, is_model_name, parse_manifest
+from app.manifest import (
+    ARTEFACT_FILE,
+    LOG_RULES_FILE,
+    MANIFEST_FILE,
+    LogRules,
+    Manifest,
+    is_model_name,
+    parse_manifest,
+)
 from app.registry.aliases import ALIASES_FILE, Aliases, read_aliases
 
 
@@ -70,9 +78,35 @@ class DirectorySource:
             return {"champion": max(self._versions(name))}
         return read_aliases(path)
 
+    def log_rules(self, name: str) -> LogRules:
+        """What may be logged of the model; without a file, everything.
+
+        Raises VersionRefused when the file does not fit: logging what should be dropped cannot be taken back.
+        """
+        path = self.root / name / LOG_RULES_FILE
+        if not path.exists():
+            return LogRules()
+        try:
+            return LogRules.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise VersionRefused("log_rules_unreadable", f"{path}: {error.strerror}") from None
+        except ValidationError as error:
+            raise VersionRefused(
+                "log_rules_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}"
+            ) from None
+
+    def retention_days(self, name: str, default: int) -> int:
+        """For how many days predictions are kept; 0, for ever, where the rules cannot be read: deleting is final."""
+        try:
+            days = self.log_rules(name).retention_days
+        except VersionRefused:
+            return 0
+        return default if days is None else days
+
     def _versions(self, name: str) -> Iterator[int]:
         folder = self.root / name
         if folder.is_dir():
             for entry in folder.iterdir():
-                if entry.name.isascii() and entry.name.isdigit() and entry.name[0] != "0" and entry.is_dir():
+                number = entry.name.isascii() and entry.name.isdigit() and entry.name[0] != "0"
+                if number and (entry / MANIFEST_FILE).is_file():  # a folder without one is still being copied
                     yield int(entry.name)

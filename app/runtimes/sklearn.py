@@ -17,7 +17,6 @@ _LARGEST_PROBABILITY = frozenset(
         "LogisticRegression",
         "RandomForestClassifier",
         "ExtraTreesClassifier",
-        "GradientBoostingClassifier",
         "HistGradientBoostingClassifier",
         "DecisionTreeClassifier",
         "ExtraTreeClassifier",

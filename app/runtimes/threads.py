@@ -18,9 +18,11 @@ def bound_numeric_threads() -> None:
 
 
 def neutralise_jobs(estimator: BaseEstimator) -> int:
-    """Set `n_jobs` to None in every estimator inside; returns how many asked for more than one."""
+    """Set `n_jobs` to None, and `verbose` to 0, in every estimator inside; returns how many asked for more jobs."""
     count = 0
     for inner in walk_estimators(estimator):
+        if getattr(inner, "verbose", 0):
+            inner.verbose = 0
         if getattr(inner, "n_jobs", None) not in (None, 1):
             inner.n_jobs = None
             count += 1

@@ -5,14 +5,14 @@ Everything that logs through the standard library (uvicorn, warnings) comes out 
 
 import logging
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(*, level: str, json: bool) -> None:
-    """Send every log line of the process to stdout, as JSON or for people."""
+def configure_logs(*, level: str, json: bool, stream: TextIO | None = None) -> None:
+    """Send every log line of the process to stdout or to `stream`, as JSON or for people."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -25,7 +25,7 @@ def configure_logs(*, level: str, json: bool) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -36,6 +36,11 @@ def configure_logs(*, level: str, json: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(number)
     logging.captureWarnings(capture=True)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    # The gate writes a line for each request that deserves one.
+    logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     # Its start-up chatter repeats what `serve` prints; its errors matter.
     logging.getLogger("uvicorn.error").setLevel(max(number, logging.WARNING))
 

@@ -78,6 +78,29 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+        self.log_recorded = Counter("presage_log_recorded_total", "Rows put into the journal.", registry=registry)
+        self.log_lost = Counter(
+            "presage_log_lost_total", "Rows answered without a record, under the policy best-effort.", registry=registry
+        )
+        self.log_drained = Counter("presage_log_drained_total", "Rows that the database took.", registry=registry)
+        self.log_dead_letters = Counter(
+            "presage_log_dead_letters_total", "Records that no database would take.", registry=registry
+        )
+        self.log_expired = Counter(
+            "presage_log_expired_total", "Predictions deleted since they were past their age.", registry=registry
+        )
+        self.log_writable = Gauge("presage_log_writable", "1 while the journal can be written.", registry=registry)
+        self.log_database_up = Gauge(
+            "presage_log_database_up", "1 while the database takes records.", registry=registry
+        )
+        self.log_pending_bytes = Gauge(
+            "presage_log_pending_bytes", "Bytes of the journal that the database does not have yet.", registry=registry
+        )
+        self.log_lag_seconds = Gauge(
+            "presage_log_lag_seconds",
+            "Age of the oldest record that the database does not have yet.",
+            registry=registry,
+        )
         self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
 
         self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}

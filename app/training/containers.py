@@ -72,9 +72,23 @@ def reference_for(runtime: SklearnRuntime, X: Any, positions: Sequence[int]) -> 
     if isinstance(X, Sequence) and isinstance(X[0], Mapping):
         return Reference(runtime.classes, None)
     try:
-        return Reference(runtime.classes, runtime.predict(_taken(X, positions), len(positions)))
+        taken = _taken(X, positions)
+        answer = runtime.predict(taken, len(positions))
+        _check_own_labels(runtime, taken, answer)
+        return Reference(runtime.classes, answer)
+    except PublishRefused:
+        raise
     except Exception as error:  # an estimator may raise anything
         raise PublishRefused(f"the estimator cannot answer for X: {type(error).__name__}: {error}") from error
+
+
+def _check_own_labels(runtime: SklearnRuntime, taken: Any, answer: RawOutput) -> None:
+    """The runtime may derive a label from probabilities; `predict` itself has the last word on what it is."""
+    if answer.classes is None:
+        return
+    own = np.asarray(runtime.estimator.predict(taken))
+    if not (np.asarray(runtime.classes)[answer.classes] == own).all():
+        raise PublishRefused("the estimator's labels are not those of its largest probabilities: please report this")
 
 
 def _taken(X: Any, positions: Sequence[int]) -> Any:

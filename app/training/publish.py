@@ -119,8 +119,8 @@ def _pickled(estimator: Any) -> bytes:
 def _runtime(estimator: Any, task: Task) -> SklearnRuntime:
     try:
         return SklearnRuntime(estimator, task)
-    except AttributeError:
-        raise PublishRefused(f"the estimator is not fitted, or does not do {task}") from None
+    except (AttributeError, ValueError):
+        raise PublishRefused(f"the estimator is not fitted, does not do {task}, or has several outputs") from None
 
 
 def _check_names(name: str, options: Options) -> None:

@@ -25,6 +25,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "wrong type": {"path": "/predict", "body": b"{}", "headers": [("content-type", "text/plain")]},
     "too large": {"path": "/predict", "body": b'{"text": "' + b"a" * 2_000_000 + b'"}'},
     "in pieces": {"path": "/predict", "body": [b'{"text": "I love', b' this product"}', b""]},
+    "a template for a name": {"path": "/v2/predict/{model}", "json_body": {"inputs": {"text": "a"}}},
     "a method it does not take": {"method": "GET", "path": "/predict"},
 }
 

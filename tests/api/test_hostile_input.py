@@ -34,6 +34,7 @@ BODIES = {
     "many unknown fields": json.dumps({f"{CANARY}{i}": i for i in range(38_000)}).encode(),
     "empty text": b'{"text": ""}',
     "blank text": b'{"text": " \\t\\n "}',
+    "many arrays": b'{"text": [' + b",".join([b"[]"] * 300_000) + b"]}",
     "long text": json.dumps({"text": CANARY * 2_000}).encode(),
     "number": b'{"text": 1}',
     "boolean": b'{"text": true}',
@@ -44,7 +45,10 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("path", ["/predict", "/v1/batch", "/v2/predict", "/v2/batch", "/v2/predict/iris"])
+PATHS = ["/predict", "/v1/batch", "/v2/predict", "/v2/batch", "/v2/predict/iris", "/v2/feedback"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES)
 def test_a_bad_body_is_refused_with_a_problem_document(app: InProcess, path: str, body: bytes) -> None:
     """A body that cannot be a request is a 400 or 422, in time, small, and without a word of what was sent."""
@@ -53,6 +57,19 @@ def test_a_bad_body_is_refused_with_a_problem_document(app: InProcess, path: str
     assert time.perf_counter() - started < CEILING
     assert answer.status in (400, 422), answer.body
     _assert_problem(answer)
+
+
+@pytest.mark.parametrize(
+    "truth",
+    [b"NaN", b"-Infinity", b'"\\ud800"', b'"\xff"', b"[" * 50_000, b'{"a":' * 20_000, b"9" * 10_000, b"tru"],
+)
+def test_feedback_that_is_no_json_is_refused_whole(app: InProcess, truth: bytes) -> None:
+    """Even where only one of many is to blame: who writes no JSON has not said where an item ends."""
+    item = b'{"prediction_id": "01a206f1-193a-7896-8e7a-4878df603498", "truth": %s}' % truth
+    for body in (item, b'{"items": [%s]}' % item):
+        answer = app.request("POST", "/v2/feedback", body=body)
+        assert (answer.status, answer.json()["code"]) == (400, "malformed_json"), answer.body
+        _assert_problem(answer)
 
 
 FIELD_BODIES = {
@@ -102,6 +119,19 @@ def test_a_batch_of_a_million_rows_is_refused_at_once(app: InProcess, path: str,
     assert (answer.status, answer.json()["code"]) == (413, "too_many_rows")
 
 
+@pytest.mark.parametrize(
+    "item", [b"[" + b"[]," * 400 + b"[]]", b"{" + b",".join(b'"f%d":0' % i for i in range(999)) + b"}"]
+)
+def test_a_batch_of_costly_bad_rows_is_answered_in_time(app: InProcess, item: bytes) -> None:
+    """As many of them as a body may carry."""
+    rows = min(10_000, (15 << 20) // (len(item) + 1))
+    body = b'{"inputs":[%s]}' % b",".join([item] * rows)
+    started = time.perf_counter()
+    answer = app.request("POST", "/v2/batch", body=body)
+    assert time.perf_counter() - started < 5 * CEILING
+    assert answer.json()["counts"] == {"succeeded": 0, "failed": rows}
+
+
 def test_a_batch_of_bad_rows_lists_twenty_errors_and_names_every_row(app: InProcess) -> None:
     """The list of errors is short; the positions of the bad rows are complete."""
     answer = app.request("POST", "/v1/batch", json_body={"texts": ["fine", *[""] * 5_000, "fine", 7]})
@@ -130,11 +160,44 @@ def test_a_batch_around_which_something_is_wrong_is_refused_whole(app: InProcess
         [("content-type", "application/jsonp")],
     ],
 )
-def test_a_body_that_is_not_plain_json_is_415(app: InProcess, headers: list[tuple[str, str]]) -> None:
+@pytest.mark.parametrize("path", ["/predict", "/v2/feedback"])
+def test_a_body_that_is_not_plain_json_is_415(app: InProcess, headers: list[tuple[str, str]], path: str) -> None:
     """The content type must say JSON in UTF-8, and the body must not be compressed."""
-    answer = app.request("POST", "/predict", body=b'{"text": "fine"}', headers=headers)
+    answer = app.request("POST", path, body=b'{"text": "fine"}', headers=headers)
     assert answer.status == 415
     _assert_problem(answer)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "most"),
+    [
+        ("POST", "/v2/feedback", 16 << 20),
+        ("POST", "/predict", 1 << 20),
+        ("POST", "/v2/batch", 16 << 20),
+    ],
+)
+def test_a_body_of_unknown_length_is_counted(app: InProcess, method: str, path: str, most: int) -> None:
+    """Whoever reads it: the route's own bound, to the byte."""
+    chunks = [b" " * (1 << 16)] * (most >> 16)
+    answer = app.request(method, path, body=chunks)
+    assert answer.status == 400, answer.body
+    answer = app.request(method, path, body=[*chunks, b" ", b" " * 1_000])
+    assert (answer.status, answer.json()["code"], answer.json()["limit"]) == (413, "body_too_large", most)
+    assert answer.header("connection") == "close"
+    _assert_problem(answer)
+    answer = app.request(method, path, body=b"", headers=[("content-length", str(most + 1)), JSON])
+    assert (answer.status, answer.json()["limit"]) == (413, most)
+
+
+JSON = ("content-type", "application/json")
+
+
+@pytest.mark.parametrize("path", ["/v2/catalog", "/health/live", "/nothing"])
+def test_a_body_that_nobody_reads_does_no_harm(app: InProcess, path: str) -> None:
+    """Where none belongs it is ignored, and refused where it says that it is too large."""
+    answer = app.request("GET", path, body=[b" " * (1 << 20), b" "])
+    assert answer.status in (200, 404)
+    assert app.request("GET", path, headers=[("content-length", str((1 << 20) + 1))]).status == 413
 
 
 @pytest.mark.parametrize(
@@ -147,7 +210,7 @@ def test_json_may_be_announced_in_any_of_its_spellings(app: InProcess, value: st
 
 
 @pytest.mark.parametrize(
-    "name", ["..", "%2e%2e", "a" * 300, "iris%00", "iris\n", "CON", "~", "C:", "..%2f..%2fetc", "é"]
+    "name", ["..", "%2e%2e", "a" * 300, "iris%00", "iris\n", "CON", "~", "C:", "..%2f..%2fetc", "é", "{model}"]
 )
 @pytest.mark.parametrize("route", ["/v2/predict/", "/v2/batch/", "/v2/catalog/"])
 def test_a_model_name_from_a_path_never_reaches_the_file_system(app: InProcess, route: str, name: str) -> None:

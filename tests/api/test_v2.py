@@ -1,5 +1,6 @@
 """Version 2: any model, any version, and a batch in which every row has its own fate."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
@@ -120,3 +121,17 @@ def test_predictions_and_row_errors_are_counted(app: InProcess) -> None:
     before = (sample(*answered) or 0, sample(*refused) or 0)
     app.request("POST", "/v2/batch/iris", json_body={"inputs": [IRIS, IRIS, {}]})
     assert (sample(*answered), sample(*refused)) == (before[0] + 2, before[1] + 1)
+
+
+def test_a_call_that_the_server_gives_up_is_answered_all_the_same(app: InProcess) -> None:
+    """When the grace of a stop is over, callers get a problem document, and not a bare connection."""
+
+    async def give_up() -> Any:
+        call = asyncio.create_task(app.ask("POST", "/v2/predict/slow", {"inputs": {"x": 1.0}}))
+        await asyncio.sleep(0.1)
+        call.cancel()
+        return await call
+
+    answer = app.run(give_up())
+    assert (answer.status, answer.json()["code"]) == (503, "not_ready")
+    assert answer.header("retry-after") == "1"

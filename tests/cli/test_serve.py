@@ -1,16 +1,18 @@
 """`serve`: what the person at the terminal sees, when it works and when it does not."""
 
-import re
 import shlex
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.support.demo import MODULES
-from tests.support.server import ROOT, clean_environment, running_server
+from tests.support.server import ROOT, clean_environment, free_port, running_server
+
+_CURL = r"^ *(curl .*)$"
 
 
 def _serve(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -29,12 +31,9 @@ def _serve(**environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_printed_call_works_when_it_is_pasted(models_dir: Path, tmp_path: Path) -> None:
     """The last lines name the address, the docs page, and a curl."""
     with running_server(models_dir, tmp_path / "log", {"MODEL_MODULES": MODULES, "LOG_FORMAT": "console"}) as server:
-        server.wait_for("/health/ready", 200)
-        printed = server.output()
-        assert f"docs page          {server.url}/docs" in printed
-        match = re.search(r"^ *(curl .*)$", printed, re.MULTILINE)
-        assert match, printed
-        answer = subprocess.run(shlex.split(match[1]), capture_output=True, text=True, check=True)
+        printed = server.wait_for_output(_CURL)
+        assert f"docs page          {server.url}/docs" in server.output()
+        answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
         assert answer.stdout == '{"sentiment":"positive"}'
 
 
@@ -44,9 +43,8 @@ def test_the_printed_call_fits_the_models_that_there_are(models_dir: Path, tmp_p
     (tmp_path / "models/iris").symlink_to(models_dir / "iris")
     environment = {"DEFAULT_MODEL": "iris", "LOG_FORMAT": "console"}
     with running_server(tmp_path / "models", tmp_path / "log", environment) as server:
-        match = re.search(r"^ *(curl .*)$", server.output(), re.MULTILINE)
-        assert match, server.output()
-        answer = subprocess.run(shlex.split(match[1]), capture_output=True, text=True, check=True)
+        printed = server.wait_for_output(_CURL)
+        answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
         assert '"prediction":"' in answer.stdout
 
 
@@ -79,9 +77,26 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line() -> None:
     assert ended.stderr == f"presage: {reason}\n"
 
 
+def test_of_two_that_start_at_once_on_one_port_one_ends_with_a_line(tmp_path: Path) -> None:
+    """Two may bind an address, and only one may listen; the other must not believe that it serves."""
+    environment = clean_environment(PORT=str(free_port()), MODELS_DIR=str(tmp_path), JOURNAL_DIR=str(tmp_path / "j"))
+    command = [sys.executable, "-m", "app", "serve"]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        deadline = time.monotonic() + 30
+        while all(process.poll() is None for process in both):
+            assert time.monotonic() < deadline, "both believe that they serve"
+            time.sleep(0.05)
+        assert sorted(process.poll() is None for process in both) == [False, True]
+    finally:
+        for process in both:
+            process.kill()
+            process.wait()
+
+
 def test_a_start_without_models_says_so_and_lives(tmp_path: Path) -> None:
     """The service is up, not ready, and points at the reason."""
     with running_server(tmp_path, tmp_path / "log", {"LOG_FORMAT": "console"}, wait=False) as server:
         answer = server.wait_for("/health/ready", 503)
         assert answer.json()["detail"] == "required models are missing: sentiment"
-        assert "/health/ready says why" in server.output()
+        assert server.wait_for_output("(/health/ready says why)")

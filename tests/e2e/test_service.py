@@ -63,6 +63,16 @@ def test_a_large_body_of_unknown_length_is_refused_once_it_is_too_large(server: 
     assert _resident_bytes(server) - before < 8 << 20
 
 
+def test_a_cold_body_of_unknown_length_has_a_bound_too(server: Server) -> None:
+    """The caller reads the refusal, though more than the bound was still to come."""
+    body = chunked(*[b" " * 65_536] * 300)
+    answer = send_raw(server.port, post("/v2/feedback", body, "Transfer-Encoding: chunked"))
+    assert answer.status == 413
+    assert b'"code":"body_too_large"' in answer.body
+    assert answer.headers["connection"] == "close"
+    assert answer.seconds < 5
+
+
 def test_a_client_that_waits_for_continue_never_sends_a_large_body(server: Server) -> None:
     """With `Expect: 100-continue` the refusal comes instead of the permission."""
     head = post("/predict", b"", "Content-Length: 50000000", "Expect: 100-continue")

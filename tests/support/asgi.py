@@ -62,6 +62,11 @@ class InProcess:
         answer: Answer = self.run(self._request(method, path, chunks, headers, query, door))
         return answer
 
+    async def ask(self, method: str, path: str, document: Any) -> Answer:
+        """One request of JSON, from code that runs on the application's loop."""
+        headers = [("content-type", "application/json")]
+        return await self._request(method, path, [json.dumps(document).encode()], headers, "", "gate")
+
     async def _request(
         self, method: str, path: str, chunks: list[bytes], headers: Sequence[tuple[str, str]], query: str, door: Door
     ) -> Answer:

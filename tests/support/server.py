@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,14 @@ class Server:
             time.sleep(0.01)
         raise AssertionError(f"no {name} with {having}:\n{self.output()}")
 
+    def wait_for_output(self, pattern: str) -> str:
+        """The first group of the first line that matches."""
+        deadline = time.monotonic() + _READY_SECONDS
+        while not (match := re.search(pattern, self.output(), re.MULTILINE)):
+            assert time.monotonic() < deadline, self.output()
+            time.sleep(0.02)
+        return match[1]
+
     def wait_for(self, path: str, status: int) -> httpx2.Response:
         """The first answer of that status at that path."""
         deadline = time.monotonic() + _READY_SECONDS
@@ -85,16 +94,26 @@ def free_port() -> int:
 
 @contextmanager
 def running_server(
-    models: Path, log: Path, environment: Mapping[str, str] | None = None, *, wait: bool = True
+    models: Path,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    wait: bool = True,
+    arguments: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens."""
+    """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens.
+
+    Its journal and, unless the environment names another, its database lie beside the log.
+    """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
+    places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
+    own = {"MODELS_DIR": str(models), "PORT": str(port), **places, **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "app", "serve"],
+            [sys.executable, "-W", "error", "-m", "app", "serve", *arguments],
             cwd=ROOT,
-            env=clean_environment(MODELS_DIR=str(models), PORT=str(port), **(environment or {})),
+            env=clean_environment(**own),
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -1,5 +1,6 @@
 """The image: what the Dockerfile builds, run as strictly as an engine can."""
 
+import json
 import time
 from collections.abc import Iterator
 
@@ -18,11 +19,12 @@ LIMITS = ["--memory=512m", "--pids-limit=128"]
 # Prints what has no business in the image.
 LIST_SURPLUS = """
 import pathlib
+KNOWN = {"alembic", "alembic.ini", "app", "models", "var"}
 roots = [pathlib.Path(p) for p in ("/app", "/opt/venv", "/root/.cache", "/build")]
 found = [p for root in roots if root.exists() for p in root.rglob("*")]
 print(*[p for p in found if p.is_dir() and p.name in {"tests", "test-results", ".git", ".venv", "pip"}], sep="\\n")
 print(*[p for p in pathlib.Path("/root/.cache").rglob("*") if p.is_file()], sep="\\n")
-print(*[p for p in pathlib.Path("/app").iterdir() if p.name not in {"app", "models", "var"}], sep="\\n")
+print(*[p for p in pathlib.Path("/app").iterdir() if p.name not in KNOWN], sep="\\n")
 """
 
 # Prints the modules of the service whose bytecode is not in the image.
@@ -103,6 +105,14 @@ def test_var_is_writable_once_a_volume_is_mounted(engine: Engine, image: str) ->
         assert engine.output("run", "--rm", *STRICT, f"--volume={volume}:/app/var", image, *command) == "written"
     finally:
         engine.run("volume", "rm", volume)
+
+
+def test_var_is_writable_without_a_volume_too(container: Container, engine: Engine) -> None:
+    """The image declares one, so a container that was started without any has its own database and journal."""
+    events = [json.loads(line)["event"] for line in engine.logs(container.id).splitlines()]
+
+    assert "database_migrated" in events
+    assert "presage.db" in container.execute("ls", "/app/var")
 
 
 def test_the_image_holds_nothing_that_it_does_not_need(engine: Engine, image: str) -> None:

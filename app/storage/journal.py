@@ -1,0 +1,240 @@
+"""The journal: append-only segment files on local disk, one set for each process, until the database has them.
+
+A record is on disk (in the kernel's page cache) before its answer leaves, by one `write`. It survives the death of the
+process; `sync` forces it to the device against a loss of power. A record is a line: its length and checksum in
+hexadecimal, then JSON, which never holds a raw line break. So a damaged line costs only itself.
+
+A process holds a lock on each of its segments for as long as it lives; the kernel drops the lock when it dies, however
+it dies, and another process adopts the segment then. Nothing else is shared between processes.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from zlib import crc32
+
+SUFFIX = ".journal"
+SEGMENT_BYTES = 16 << 20
+_HEADER = len("12345678 12345678 ")
+_LOCKED_ELSEWHERE = BlockingIOError
+
+
+class JournalError(Exception):
+    """A record could not be put on disk; `reason` is a stable word for metrics and the ready answer."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def frame(payload: bytes) -> bytes:
+    """A payload of JSON as the line that stands in a segment."""
+    return b"%08x %08x %s\n" % (len(payload), crc32(payload), payload)
+
+
+def unframe(line: bytes) -> bytes | None:
+    """The payload of a line without its line break; None when it is damaged."""
+    payload = line[_HEADER:]
+    try:
+        whole = int(line[:8], 16) == len(payload) and int(line[9:17], 16) == crc32(payload)
+    except ValueError:
+        return None
+    return payload if whole else None
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A file of records whose lock this process holds; `drained` bytes of its `size` are in the database."""
+
+    path: Path
+    descriptor: int
+    size: int
+    open: bool
+    drained: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that the database does not have yet."""
+        return self.size - self.drained
+
+    def read(self, most: int) -> bytes:
+        """Up to `most` bytes from the first that is not drained."""
+        return os.pread(self.descriptor, min(most, self.pending), self.drained)
+
+    def delete(self) -> None:
+        """All of it is in the database."""
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+        os.close(self.descriptor)
+
+
+class Journal:
+    """This process's segments. `append` may be called by any thread; draining belongs to one."""
+
+    def __init__(self, folder: Path, *, max_bytes: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        self._segment_bytes = segment_bytes
+        self._lock = threading.Lock()
+        self._segments: list[Segment] = []
+        self._writing: Segment | None = None
+        self._pending = 0
+        self._unsynced: set[Segment] = set()
+        self._sequence = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the database, adopted segments included."""
+        return self._pending
+
+    def append(self, frames: bytes) -> None:
+        """Put whole lines at the end, all or none. Raises JournalError."""
+        with self._lock:
+            if self._pending + len(frames) > self._max_bytes:
+                raise JournalError("full", f"the journal has reached its {self._max_bytes} bytes")
+            segment = self._segment_for(len(frames))
+            try:
+                written = os.write(segment.descriptor, frames)
+            except OSError as error:
+                self._end_segment()
+                raise JournalError("unwritable", error.strerror or "the write failed") from error
+            if written != len(frames):
+                self._take_back(segment)
+                raise JournalError("unwritable", "the disk took only a part of the record")
+            segment.size += written
+            self._pending += written
+            self._unsynced.add(segment)
+
+    def sync(self) -> None:
+        """Force what was appended to the device; for the thread that drains. Raises JournalError."""
+        with self._lock:
+            segments, self._unsynced = self._unsynced, set()
+        for segment in segments:
+            try:
+                os.fsync(segment.descriptor)
+            except OSError as error:
+                raise JournalError("unwritable", error.strerror or "the sync failed") from error
+
+    def rotate(self) -> None:
+        """End the present segment; the next record begins another."""
+        with self._lock:
+            self._end_segment()
+
+    def segments(self) -> list[Segment]:
+        """Those with something to drain, oldest first."""
+        with self._lock:
+            return [segment for segment in self._segments if segment.pending]
+
+    def acknowledge(self, segment: Segment, count: int) -> None:
+        """The database has `count` further bytes of the segment; one that is ended and drained is deleted."""
+        with self._lock:
+            segment.drained += count
+            self._pending -= count
+            if not segment.pending and not segment.open:
+                self._drop(segment)
+
+    def adopt(self) -> int:
+        """Take over the segments of processes that are dead; returns how many."""
+        known = {segment.path for segment in self._segments}
+        adopted = 0
+        for path in segment_paths(self.folder):
+            segment = None if path in known else _take(path)
+            if segment is None:
+                continue
+            with self._lock:
+                if segment.size:
+                    self._segments.insert(0, segment)
+                    self._segments.sort(key=lambda s: s.path.name)
+                    self._pending += segment.size
+                    adopted += 1
+                else:
+                    segment.delete()
+        return adopted
+
+    def close(self) -> None:
+        """Let go of everything; what is not drained stays for whoever comes next."""
+        with self._lock:
+            self._end_segment()
+            for segment in self._segments:
+                os.close(segment.descriptor)
+            self._segments.clear()
+
+    def _segment_for(self, count: int) -> Segment:
+        segment = self._writing
+        if segment is not None and segment.size and segment.size + count > self._segment_bytes:
+            self._end_segment()
+            segment = None
+        if segment is None:
+            segment = self._writing = self._new_segment()
+            self._segments.append(segment)
+        return segment
+
+    def _new_segment(self) -> Segment:
+        """Locked before it has the name under which others would look for it."""
+        self._sequence += 1
+        name = f"{time.time_ns():020d}-{os.getpid()}-{self._sequence}"
+        hidden = self.folder / f".{name}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(hidden, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path = hidden.rename(self.folder / f"{name}{SUFFIX}")
+        except OSError as error:
+            raise JournalError("unwritable", error.strerror or "a segment could not be made") from error
+        return Segment(path, descriptor, size=0, open=True)
+
+    def _end_segment(self) -> None:
+        segment, self._writing = self._writing, None
+        if segment is not None:
+            segment.open = False
+            if not segment.pending:
+                self._drop(segment)
+
+    def _drop(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        self._unsynced.discard(segment)
+        segment.delete()
+
+    def _take_back(self, segment: Segment) -> None:
+        """Remove a part of a record, and end the segment: once it is drained, its deletion makes room on the disk."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(segment.descriptor, segment.size)
+        self._end_segment()
+
+
+def _take(path: Path) -> Segment | None:
+    """The segment at `path` with its lock, unless its process lives or somebody else was faster."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        status = os.fstat(descriptor)
+        if status.st_nlink:  # else it was drained and deleted between our looking and our locking
+            return Segment(path, descriptor, size=status.st_size, open=False)
+    except _LOCKED_ELSEWHERE:
+        pass
+    os.close(descriptor)
+    return None
+
+
+def segment_paths(folder: Path) -> list[Path]:
+    """Every segment there, whoever writes it, oldest first."""
+    return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
+
+
+def whole_lines(block: bytes, *, last: bool) -> tuple[list[bytes], int]:
+    """The lines of a block, and how many bytes they take; `last` says that no more will ever come behind it."""
+    end = len(block) if last else block.rfind(b"\n") + 1
+    return block[:end].split(b"\n"), end
+
+
+def payloads(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bytes | None]]:
+    """Each line that holds anything, with its payload, or None where it is damaged."""
+    return ((line, unframe(line)) for line in lines if line)

@@ -1,0 +1,143 @@
+"""Records into the database in bulk, each exactly once: the driver's own fastest way, below SQLAlchemy.
+
+Measured: SQLAlchemy's bulk insert costs 51 µs of our CPU a row, more than a prediction. PostgreSQL takes the journal's
+own JSON through COPY and unpacks it itself for 0.6 µs of ours. A record that is there already is left alone, so that
+writing a batch twice, after a crash between commit and acknowledgement, changes nothing.
+"""
+
+import io
+import os
+import socket
+import sqlite3
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+import psycopg2
+import pydantic_core
+
+from app.pipelines.base import to_json
+
+_COLUMNS = (
+    "id, at, request_id, principal, model, version, digest, protocol, inputs, output, label, probabilities, "
+    "latency_ms, cached, error"
+)
+_TYPES = (
+    "id uuid, at timestamptz, request_id text, principal text, model text, version integer, digest text, "
+    "protocol text, "
+    "inputs json, output json, label text, probabilities json, latency_ms double precision, cached boolean, error text"
+)
+_STAGE = "create temporary table if not exists incoming (record json) on commit delete rows"
+# No JSON text holds these bytes, so nothing is quoted and nothing is a delimiter.
+_COPY = r"copy incoming from stdin with (format csv, delimiter e'\x01', quote e'\x02')"
+_MERGE = (
+    f"insert into predictions ({_COLUMNS}) select {_COLUMNS} from incoming, json_to_record(record) as r({_TYPES}) "  # noqa: S608
+    "on conflict (id) do nothing"
+)
+_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
+_INSERT = f"insert into predictions ({_COLUMNS}) values ({_PLACES}) on conflict (id) do nothing"  # noqa: S608
+
+
+class Connection(Protocol):
+    """What drivers have in common."""
+
+    def cursor(self) -> Any:
+        """A cursor."""
+
+    def commit(self) -> None:
+        """Make it last."""
+
+    def rollback(self) -> None:
+        """Take it back."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Poison(Exception):
+    """The database refuses the content of a batch, and would again."""
+
+
+Write = Callable[[Connection, Sequence[bytes]], None]
+
+
+def write_postgresql(connection: Connection, records: Sequence[bytes]) -> None:
+    """Write and commit. Raises Poison for what the records say, the driver's errors for everything else."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(_STAGE)
+            cursor.copy_expert(_COPY, io.BytesIO(b"\n".join(records) + b"\n"))
+            cursor.execute(_MERGE)
+        connection.commit()
+    except (psycopg2.DataError, psycopg2.IntegrityError) as error:
+        connection.rollback()
+        raise Poison(str(error).partition("\n")[0]) from None
+
+
+def write_sqlite(connection: Connection, records: Sequence[bytes]) -> None:
+    """Write and commit. Raises Poison for what the records say, the driver's errors for everything else."""
+    try:
+        rows = [_sqlite_row(record) for record in records]
+        connection.cursor().executemany(_INSERT, rows)
+        connection.commit()
+    except (ValueError, TypeError, KeyError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError) as error:
+        connection.rollback()
+        raise Poison(f"{type(error).__name__}: {error}") from None
+
+
+def _sqlite_row(record: bytes) -> tuple[Any, ...]:
+    """The columns as SQLAlchemy's types store them in SQLite: ids as 32 digits, times in UTC without their zone."""
+    r = pydantic_core.from_json(record, allow_inf_nan=False)
+    at = r["at"]
+    return (
+        UUID(r["id"]).hex,
+        f"{at[:10]} {at[11:26]}",
+        r["request_id"],
+        r["principal"],
+        r["model"],
+        r["version"],
+        r["digest"],
+        r["protocol"],
+        to_json(r["inputs"]).decode(),
+        _json_or_none(r["output"]),
+        r["label"],
+        _json_or_none(r["probabilities"]),
+        r["latency_ms"],
+        r["cached"],
+        r["error"],
+    )
+
+
+def _json_or_none(value: Any) -> str | None:
+    return None if value is None else to_json(value).decode()
+
+
+WRITERS: dict[str, Write] = {"postgresql": write_postgresql, "sqlite": write_sqlite}
+
+
+def write_isolating(
+    write: Write, connection: Connection, records: Sequence[bytes], bury: Callable[[bytes, str], None]
+) -> None:
+    """Write a batch; when its content is refused, each half by itself, down to the records that are to blame.
+
+    Those are handed to `bury` with the reason. Raises the driver's errors when it is not the content.
+    """
+    try:
+        write(connection, records)
+    except Poison as poison:
+        if len(records) == 1:
+            bury(records[0], str(poison))
+            return
+        middle = len(records) // 2
+        write_isolating(write, connection, records[:middle], bury)
+        write_isolating(write, connection, records[middle:], bury)
+
+
+def cut(connection: Any) -> None:
+    """Free a thread that waits for a server which does not answer.
+
+    A frozen PostgreSQL heeds neither its own time-outs nor TCP's; the end of the socket it cannot keep from us.
+    """
+    if isinstance(connection, psycopg2.extensions.connection) and not connection.closed:
+        with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+            wire.shutdown(socket.SHUT_RDWR)

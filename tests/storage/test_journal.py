@@ -1,0 +1,243 @@
+"""The journal: whole records or none, in order, through deaths, damage and full disks."""
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app.storage.journal import Journal, JournalError, Segment, frame, payloads, segment_paths, unframe, whole_lines
+from tests.support.server import ROOT
+
+
+def _journal(folder: Path, **options: int) -> Journal:
+    return Journal(folder, **{"max_bytes": 1 << 30, **options})
+
+
+def _drain(journal: Journal) -> list[bytes | None]:
+    """Every payload there, acknowledged; None for a damaged line."""
+    found: list[bytes | None] = []
+    for segment in journal.segments():
+        while segment.pending:
+            lines, count = whole_lines(segment.read(1 << 20), last=not segment.open)
+            found += [payload for _, payload in payloads(lines)]
+            journal.acknowledge(segment, count)
+            if segment not in journal.segments():
+                break
+    return found
+
+
+@given(payload=st.binary().filter(lambda b: b"\n" not in b))
+def test_a_framed_payload_comes_out_again(payload: bytes) -> None:
+    """Whatever it holds, but for line breaks, which JSON never does."""
+    assert unframe(frame(payload)[:-1]) == payload
+
+
+@given(payload=st.binary(min_size=1, max_size=50).filter(lambda b: b"\n" not in b), data=st.data())
+def test_any_flipped_bit_is_noticed(payload: bytes, data: st.DataObject) -> None:
+    """In the header or in the payload; only the case of the header's digits says nothing."""
+    line = bytearray(frame(payload)[:-1])
+    position = data.draw(st.integers(0, len(line) - 1))
+    line[position] ^= 1 << data.draw(st.integers(0, 7))
+    changed = unframe(bytes(line))
+    assert changed is None or changed == payload
+
+
+def test_records_come_out_in_the_order_they_went_in(tmp_path: Path) -> None:
+    """Across segments, and with acknowledgements in between."""
+    journal = _journal(tmp_path, segment_bytes=200)
+    expected = [b'{"n": %d}' % n for n in range(100)]
+    for record in expected[:50]:
+        journal.append(frame(record))
+    first = _drain(journal)
+    for record in expected[50:]:
+        journal.append(frame(record))
+    assert first + _drain(journal) == expected
+    assert journal.pending == 0
+
+
+def test_drained_segments_are_deleted(tmp_path: Path) -> None:
+    """All but the one that is being written."""
+    journal = _journal(tmp_path, segment_bytes=100)
+    for n in range(20):
+        journal.append(frame(b'{"n": %d}' % n))
+    assert len(segment_paths(tmp_path)) > 3
+    _drain(journal)
+    assert len(segment_paths(tmp_path)) == 1
+    journal.rotate()
+    assert segment_paths(tmp_path) == []
+
+
+def test_many_records_of_one_request_are_one_write(tmp_path: Path) -> None:
+    """A batch is in the journal whole, whatever its size."""
+    journal = _journal(tmp_path, segment_bytes=100)
+    batch = [b'{"n": %d}' % n for n in range(1_000)]
+    journal.append(b"".join(map(frame, batch)))
+    assert _drain(journal) == batch
+
+
+def test_a_journal_that_is_full_takes_nothing_until_it_is_drained(tmp_path: Path) -> None:
+    """The bound counts what the database does not have."""
+    journal = _journal(tmp_path, max_bytes=100)
+    record = frame(b'{"n": 1}')
+    for _ in range(100 // len(record)):
+        journal.append(record)
+    with pytest.raises(JournalError) as caught:
+        journal.append(record)
+    assert caught.value.reason == "full"
+    _drain(journal)
+    journal.append(record)
+    assert journal.pending == len(record)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_reason(tmp_path: Path) -> None:
+    """Here, since a file stands in its place."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError) as caught:
+        _journal(tmp_path / "file/journal").append(frame(b"{}"))
+    assert caught.value.reason == "unwritable"
+
+
+def test_a_record_that_the_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a disk that fills up in the middle of a record."""
+    journal = _journal(tmp_path)
+    journal.append(frame(b'{"n": 1}'))
+    before = segment_paths(tmp_path)[0].stat().st_size
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before + 10, limits[1]))
+    try:
+        with pytest.raises(JournalError) as caught:
+            journal.append(frame(b'{"n": 2}'))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.reason == "unwritable"
+    assert segment_paths(tmp_path)[0].stat().st_size == before
+    journal.append(frame(b'{"n": 3}'))
+    assert _drain(journal) == [b'{"n": 1}', b'{"n": 3}']
+    assert len(segment_paths(tmp_path)) == 1  # the one that met the limit is gone, and its room with it
+
+
+def _leave_behind(folder: Path, records: list[bytes]) -> Path:
+    """A segment of a process that is dead."""
+    journal = _journal(folder)
+    for record in records:
+        journal.append(frame(record))
+    path = segment_paths(folder)[0]
+    journal.close()
+    return path
+
+
+def test_a_tail_torn_at_any_byte_costs_only_its_record(tmp_path: Path) -> None:
+    """The records before it come out whole, and the rest is known to be damaged."""
+    records = [b'{"n": %d}' % n for n in range(3)]
+    path = _leave_behind(tmp_path / "whole", records)
+    raw = path.read_bytes()
+    ends = [len(b"".join(map(frame, records[: n + 1]))) for n in range(3)]
+    for cut_at in range(len(raw) + 1):
+        folder = tmp_path / str(cut_at)
+        folder.mkdir()
+        (folder / path.name).write_bytes(raw[:cut_at])
+        journal = _journal(folder)
+        journal.adopt()
+        whole = sum(end - 1 <= cut_at for end in ends)  # without its line break a last record is still whole
+        found = _drain(journal)
+        assert found[:whole] == records[:whole]
+        assert found[whole:] in ([], [None])
+        assert journal.pending == 0
+
+
+def test_a_damaged_record_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
+    """Reading goes on at the next line."""
+    path = _leave_behind(tmp_path, [b'{"n": %d}' % n for n in range(5)])
+    raw = bytearray(path.read_bytes())
+    raw[raw.index(b'{"n": 2}') + 5] ^= 1
+    path.write_bytes(raw)
+    journal = _journal(tmp_path)
+    journal.adopt()
+    assert _drain(journal) == [b'{"n": 0}', b'{"n": 1}', None, b'{"n": 3}', b'{"n": 4}']
+
+
+_WRITER = """
+import os, sys, time
+from pathlib import Path
+from app.storage.journal import Journal, frame
+journal = Journal(Path(sys.argv[1]), max_bytes=1 << 30)
+for n in range(1000):
+    journal.append(frame(b'{"n": %d}' % n))
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_segments_of_a_process_that_was_killed_are_adopted_and_of_a_living_one_are_not(tmp_path: Path) -> None:
+    """SIGKILL drops the lock, and nothing that was appended is lost."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITER), str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == b"written\n"
+    journal = _journal(tmp_path)
+    assert journal.adopt() == 0
+    writer.kill()
+    writer.communicate()
+    assert journal.adopt() == 1
+    assert journal.adopt() == 0
+    assert _drain(journal) == [b'{"n": %d}' % n for n in range(1000)]
+    assert segment_paths(tmp_path) == []
+
+
+def test_two_journals_never_adopt_the_same_segment(tmp_path: Path) -> None:
+    """Whoever has the lock has the segment."""
+    _leave_behind(tmp_path, [b"{}"])
+    first, second = _journal(tmp_path), _journal(tmp_path)
+    assert (first.adopt(), second.adopt()) == (1, 0)
+    assert _drain(first) == [b"{}"]
+    assert second.adopt() == 0
+
+
+def test_an_empty_segment_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    """It holds nothing that anybody waits for."""
+    journal = _journal(tmp_path)
+    journal.append(b"")
+    os.link(segment_paths(tmp_path)[0], tmp_path / "00000000000000000001-1-1.journal")
+    journal.close()
+    other = _journal(tmp_path)
+    assert other.adopt() == 0
+    assert other.pending == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes=st.lists(st.integers(1, 400), min_size=1, max_size=30), block=st.integers(1, 500))
+def test_lines_come_out_whole_whatever_the_block(sizes: list[int], block: int) -> None:
+    """A block that ends inside a line gives the lines before it; one that holds no end of a line gives none."""
+    records = [b"x" * size for size in sizes]
+    rest = b"".join(map(frame, records))
+    found: list[bytes | None] = []
+    size = block
+    while rest:
+        lines, count = whole_lines(rest[:size], last=False)
+        size = size * 2 if not count else block
+        found += [payload for _, payload in payloads(lines)]
+        rest = rest[count:]
+    assert found == records
+
+
+def test_what_is_synced_is_on_the_device(tmp_path: Path) -> None:
+    """Sync reaches every segment that was written since the last one, and a second sync has nothing to do."""
+    journal = _journal(tmp_path, segment_bytes=50)
+    for _ in range(5):
+        journal.append(frame(b"{}"))
+    journal.sync()
+    assert not journal._unsynced
+    journal.append(frame(b"{}"))
+    assert isinstance(next(iter(journal._unsynced)), Segment)
