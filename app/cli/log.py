@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, get_args
 
 import click
 
+from app.cli.log_journal import bring_in, drain, lag, verify
 from app.config import Settings, read_settings
 from app.errors import OperatorError, StorageUnavailable, VersionRefused
 from app.registry.sources import DirectorySource
@@ -17,6 +18,8 @@ from app.storage import queries
 from app.storage.database import Database
 from app.storage.exports import Format, opened
 from app.storage.ids import milliseconds_of
+from app.storage.inspection import forget_dead_letters
+from app.storage.prediction_log import DEAD_LETTERS
 from app.storage.retention import erase_subject, expire
 from app.telemetry.logs import configure_logs
 
@@ -44,6 +47,10 @@ def log() -> None:
     settings = read_settings()
     # Standard output belongs to what is exported.
     configure_logs(level=settings.server.log_level, json=settings.json_logs, stream=sys.stderr)
+
+
+for _command in (lag, verify, drain):
+    log.add_command(_command)
 
 
 @log.command()
@@ -108,14 +115,11 @@ def erase(*, subject: str, yes: bool) -> None:
     if not yes:
         click.confirm("delete every prediction and every feedback of this caller?", abort=True, err=True)
     settings = read_settings()
+    bring_in(settings)
     with _database(settings) as database:
-        _bring_in(settings, database)
         erased = erase_subject(database, subject, by=_OPERATOR)
-    click.echo(f"deleted {_counted(erased.predictions, erased.feedback)}")
-
-
-def _bring_in(settings: Settings, database: Database) -> None:
-    """Bring what journals still hold into the database, so that it is erased with the rest."""
+    letters = forget_dead_letters(settings.storage.journal_dir / DEAD_LETTERS, subject)
+    click.echo(f"deleted {_counted(erased.predictions, erased.feedback)}, and {letters:,} dead letters")
 
 
 def _counted(predictions: int, feedback: int) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 
 import click
 
@@ -13,6 +14,7 @@ from app.storage.prediction_log import DEAD_LETTERS, PredictionLog
 from app.telemetry.metrics import Metrics
 
 _LOOK_SECONDS = 1.0
+_BRING_IN_SECONDS = 30.0
 
 
 @click.command()
@@ -47,6 +49,23 @@ def drain(*, seconds: float) -> None:
     click.echo(f"drained {drained:,} records")
     if left:
         raise OperatorError(f"{left:,} bytes are still in the journal: the database did not take them")
+
+
+def bring_in(settings: Settings) -> None:
+    """Wait until all that is recorded by now is in the database, and gone from the journal.
+
+    What dead processes have left is drained here; a running service ends its segment within seconds by itself. Raises
+    OperatorError when that does not happen: the database is away.
+    """
+    present = {report.path for report in inspect(settings.storage.journal_dir)}
+    if not present:
+        return
+    asyncio.run(_drain(settings, _BRING_IN_SECONDS))
+    deadline = time.monotonic() + _BRING_IN_SECONDS
+    while any(path.exists() for path in present):
+        if time.monotonic() > deadline:
+            raise OperatorError("the journal still holds records that the database did not take; try again later")
+        time.sleep(0.2)
 
 
 async def _drain(settings: Settings, seconds: float) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import click
 from annotated_types import Ge, Le
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
@@ -41,6 +42,8 @@ def _row(name: str, field: FieldInfo) -> str:
 
 
 def _default(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()  # a default is no secret
     if value is None or value in ((), ""):
         return "empty"
     return f"`{value}`"

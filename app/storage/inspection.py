@@ -1,6 +1,7 @@
 """What stands in a journal, looked at from outside: how far behind it is, and whether it is whole."""
 
 import fcntl
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,29 @@ def age(start: bytes) -> float:
         return max(0.0, time.time() - int(digits, 16) / 1000)
     except ValueError:
         return 0.0
+
+
+def forget_dead_letters(path: Path, principal: str) -> int:
+    """Remove a caller's records from the dead letters, and those that say no caller any more; returns how many."""
+    if not path.exists():
+        return 0
+    with path.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        letters = file.readlines()
+        kept = [letter for letter in letters if _principal(letter) not in (principal, None)]
+        file.seek(0)
+        file.truncate()
+        file.writelines(kept)
+    return len(letters) - len(kept)
+
+
+def _principal(letter: str) -> str | None:
+    """Whose record it is; None where it is too damaged to say."""
+    try:
+        found = json.loads(json.loads(letter)["record"])["principal"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return str(found)
 
 
 def dead_letters(path: Path) -> int:

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
 
@@ -56,6 +56,7 @@ class Segment:
     size: int
     open: bool
     drained: int = 0
+    begun: float = field(default_factory=time.monotonic)
 
     @property
     def pending(self) -> int:
@@ -120,10 +121,15 @@ class Journal:
             except OSError as error:
                 raise JournalError("unwritable", error.strerror or "the sync failed") from error
 
-    def rotate(self) -> None:
-        """End the present segment; the next record begins another."""
+    def rotate(self, *, older_than: float = 0.0) -> None:
+        """End the present segment if it is that many seconds old; the next record begins another.
+
+        What is drained stays on disk until its segment is deleted; so an old one must not stay open.
+        """
         with self._lock:
-            self._end_segment()
+            segment = self._writing
+            if segment is not None and segment.size and time.monotonic() - segment.begun >= older_than:
+                self._end_segment()
 
     def segments(self) -> list[Segment]:
         """Those with something to drain, oldest first."""

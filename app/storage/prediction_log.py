@@ -6,6 +6,7 @@ journal grows, the lag is a metric, and the thread tries again with jittered pau
 """
 
 import asyncio
+import fcntl
 import json
 import random
 import threading
@@ -37,6 +38,7 @@ _LONGEST_PAUSE = 5.0
 _BLOCK_BYTES = 4 << 20
 _STOP_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
+_SEGMENT_SECONDS = 10.0
 _FIRST_EXPIRY_SECONDS = 5.0
 _EXPIRY_SECONDS = 3600.0
 DEAD_LETTERS = "dead-letters.jsonl"
@@ -173,6 +175,7 @@ class PredictionLog:
             if drained:
                 self._expire()
             self._sync()
+            self._journal.rotate(older_than=_SEGMENT_SECONDS)
             self._measure()
             with self._wake:
                 if not drained:
@@ -303,6 +306,7 @@ class PredictionLog:
         """What no database would take goes to a file of its own, for a person."""
         letter = json.dumps({"reason": reason, "record": record.decode("utf-8", "replace")})
         with self.dead_letters.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
             file.write(letter + "\n")
         self._metrics.log_dead_letters.inc()
         log.error("record_dead_lettered", reason=reason)

@@ -224,8 +224,14 @@ def test_a_caller_is_erased_when_that_is_confirmed(url: str) -> None:
     refused = _invoke(url, "erase", "--subject", "anonymous", given="n\n")
     assert refused.exit_code == 1
     assert len(_run(url, "export").stdout.splitlines()) == 5
-    assert _run(url, "erase", "--subject", "alice", "--yes").stdout == "deleted 0 predictions and 1 feedback\n"
-    assert _run(url, "erase", "--subject", "anonymous", "--yes").stdout == "deleted 5 predictions and 1 feedback\n"
+    assert (
+        _run(url, "erase", "--subject", "alice", "--yes").stdout
+        == "deleted 0 predictions and 1 feedback, and 0 dead letters\n"
+    )
+    assert (
+        _run(url, "erase", "--subject", "anonymous", "--yes").stdout
+        == "deleted 5 predictions and 1 feedback, and 0 dead letters\n"
+    )
     with Database(StorageSettings(database_url=SecretStr(url))) as database, database.reading() as connection:
         assert queries.span(queries.on(connection), queries.Filters()) is None
 
@@ -239,7 +245,7 @@ def _migrated(url: str) -> Database:
 def _invoke(
     url: str, *arguments: object, environment: Mapping[str, str] | None = None, given: str | None = None
 ) -> Result:
-    settings = {"DATABASE_URL": url, **(environment or {})}
+    settings = {"DATABASE_URL": url, "JOURNAL_DIR": "/nonexistent/journal", **(environment or {})}
     return CliRunner().invoke(log, [str(a) for a in arguments], env=settings, input=given)
 
 

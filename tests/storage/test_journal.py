@@ -241,3 +241,14 @@ def test_what_is_synced_is_on_the_device(tmp_path: Path) -> None:
     assert not journal._unsynced
     journal.append(frame(b"{}"))
     assert isinstance(next(iter(journal._unsynced)), Segment)
+
+
+def test_an_old_segment_is_ended_so_that_what_is_drained_does_not_stay(tmp_path: Path) -> None:
+    """A young one goes on, and an empty one is none."""
+    journal = _journal(tmp_path)
+    journal.append(frame(b"{}"))
+    _drain(journal)
+    journal.rotate(older_than=3600)
+    assert len(segment_paths(tmp_path)) == 1
+    journal.rotate(older_than=0)
+    assert segment_paths(tmp_path) == []

@@ -253,3 +253,23 @@ def test_a_full_journal_follows_the_policy_and_heals(tmp_path: Path, policy: str
     _run(settings, work, metrics)
     lost = metrics.registry.get_sample_value("presage_log_lost_total")
     assert lost == (0 if policy == "require" else 1_000)
+
+
+def test_predictions_past_their_age_are_deleted_while_others_arrive(storage_settings: StorageSettings) -> None:
+    """By the rule of their model; the log's own thread does it, in steps between its batches."""
+    fresh = new_ids(10)
+    year_ago = f"{(time.time_ns() // 1_000_000 - 365 * 86_400_000):012x}"
+    old = [f"{year_ago[:8]}-{year_ago[8:]}{identifier[13:]}" for identifier in new_ids(10)]
+
+    async def run() -> None:
+        with Database(storage_settings) as database:
+            async with PredictionLog(storage_settings, database, Metrics(), lambda _: 30) as log:
+                log.record(_frames(old + fresh), 20)
+                assert await log.flush(20)
+                deadline = time.monotonic() + 30
+                while len(await asyncio.to_thread(_ids, storage_settings)) > len(fresh):
+                    assert time.monotonic() < deadline
+                    await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert _ids(storage_settings) == _plain(fresh)
