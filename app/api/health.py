@@ -9,7 +9,8 @@ from app.api.deps import ServicesDep
 from app.api.problems import problems
 from app.errors import NotReady
 from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
-from app.storage.prediction_log import DatabaseState, PredictionLog
+from app.storage.drain import DatabaseState
+from app.storage.prediction_log import PredictionLog
 
 router = APIRouter(prefix="/health", tags=["health"])
 

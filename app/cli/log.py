@@ -16,10 +16,10 @@ from app.errors import OperatorError, StorageUnavailable, VersionRefused
 from app.registry.sources import DirectorySource
 from app.storage import queries
 from app.storage.database import Database
+from app.storage.drain import DEAD_LETTERS
 from app.storage.exports import Format, opened
 from app.storage.ids import milliseconds_of
 from app.storage.inspection import forget_dead_letters
-from app.storage.prediction_log import DEAD_LETTERS
 from app.storage.retention import erase_subject, expire
 from app.telemetry.logs import configure_logs
 

@@ -9,8 +9,9 @@ import click
 from app.config import Settings, read_settings
 from app.errors import OperatorError
 from app.storage.database import Database
+from app.storage.drain import DEAD_LETTERS
 from app.storage.inspection import SegmentReport, dead_letters, inspect
-from app.storage.prediction_log import DEAD_LETTERS, PredictionLog
+from app.storage.prediction_log import PredictionLog
 from app.telemetry.metrics import Metrics
 
 _LOOK_SECONDS = 1.0

@@ -20,6 +20,7 @@ from zlib import crc32
 
 SUFFIX = ".journal"
 SEGMENT_BYTES = 16 << 20
+_BEGINNING = 64
 _HEADER = len("12345678 12345678 ")
 _LOCKED_ELSEWHERE = BlockingIOError
 
@@ -112,14 +113,19 @@ class Journal:
             self._unsynced.add(segment)
 
     def sync(self) -> None:
-        """Force what was appended to the device; for the thread that drains. Raises JournalError."""
+        """Force what was appended to the device. Raises JournalError."""
         with self._lock:
-            segments, self._unsynced = self._unsynced, set()
-        for segment in segments:
-            try:
-                os.fsync(segment.descriptor)
-            except OSError as error:
-                raise JournalError("unwritable", error.strerror or "the sync failed") from error
+            # Of our own, since a segment that is drained meanwhile is closed.
+            descriptors = [os.dup(segment.descriptor) for segment in self._unsynced]
+            self._unsynced = set()
+        try:
+            for descriptor in descriptors:
+                os.fsync(descriptor)
+        except OSError as error:
+            raise JournalError("unwritable", error.strerror or "the sync failed") from error
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
     def rotate(self, *, older_than: float = 0.0) -> None:
         """End the present segment if it is that many seconds old; the next record begins another.
@@ -135,6 +141,11 @@ class Journal:
         """Those with something to drain, oldest first."""
         with self._lock:
             return [segment for segment in self._segments if segment.pending]
+
+    def oldest(self) -> bytes:
+        """The beginning of the first record that is not drained; nothing when there is none."""
+        with self._lock:
+            return next((segment.read(_BEGINNING) for segment in self._segments if segment.pending), b"")
 
     def acknowledge(self, segment: Segment, count: int) -> None:
         """The database has `count` further bytes of the segment; one that is ended and drained is deleted."""

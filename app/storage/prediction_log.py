@@ -1,47 +1,33 @@
 """PredictionLog: every answer is on record before it leaves, and in the database once, later.
 
-`record` appends to the journal; nothing on the way of a prediction waits for the database. One thread drains: it reads
-what the journal holds, writes it in bulk, and acknowledges only what was committed. While the database is away the
-journal grows, the lag is a metric, and the thread tries again with jittered pauses until it catches up by itself.
+`record` appends to the journal; nothing on the way of a prediction waits for the database. A thread of the drain brings
+the journal there, and another keeps the journal itself: forces it to disk, ends old segments, measures how far behind
+the database is — also while the drain waits for a database that does not answer.
 """
 
 import asyncio
-import fcntl
-import json
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import structlog
 
 from app.config import StorageSettings
 from app.errors import LogUnavailable
 from app.storage.database import Database
+from app.storage.drain import DatabaseState, Drain
 from app.storage.inspection import age
-from app.storage.journal import Journal, JournalError, Segment, payloads, whole_lines
-from app.storage.retention import Deleted, expire
-from app.storage.writer import WRITERS, Connection, cut, write_isolating
+from app.storage.journal import Journal, JournalError
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-DatabaseState = Literal["unknown", "up", "down", "behind"]
-
-_TICK_SECONDS = 0.05
-_ADOPT_SECONDS = 2.0
-_SHORTEST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
-# Some ten thousand records: half as many cost PostgreSQL a fifth more a row, twice as many no less.
-_BLOCK_BYTES = 4 << 20
 _STOP_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
+_MEASURE_SECONDS = 0.1
 _SEGMENT_SECONDS = 10.0
-_FIRST_EXPIRY_SECONDS = 5.0
-_EXPIRY_SECONDS = 3600.0
-DEAD_LETTERS = "dead-letters.jsonl"
 
 
 class PredictionLog:
@@ -56,30 +42,20 @@ class PredictionLog:
     ) -> None:
         """`retention_days` tells for a model's name after how many days its predictions are deleted; 0: never."""
         self.policy = settings.log_policy
-        self._database = database
         self._metrics = metrics
         self._sync_seconds = settings.journal_sync_ms / 1000
         self._journal = Journal(settings.journal_dir, max_bytes=settings.journal_max_bytes)
+        self._drain = Drain(self._journal, database, metrics, retention_days)
         self._failing: str | None = None
         self._probed = 0.0
-        self.database_state: DatabaseState = "unknown"
-        self._wake = threading.Condition()
-        self._flushes: list[threading.Event] = []
         self._stopping = threading.Event()
-        self._stop_at: float | None = None
-        self._next_adoption = 0.0
-        self._retention_days = retention_days
-        self._expiry: Iterator[Deleted] | None = None
-        self._next_expiry = time.monotonic() + _FIRST_EXPIRY_SECONDS
-        self._synced = 0.0
-        self._connection: Connection | None = None
-        self._failures = 0
-        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name="journal", daemon=True)
 
     async def __aenter__(self) -> Self:
         if self.policy != "off":
             await asyncio.to_thread(self._probe)
-            self._thread.start()
+            self._keeper.start()
+            self._drain.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -100,6 +76,16 @@ class PredictionLog:
     def pending_bytes(self) -> int:
         """What the database does not have yet."""
         return self._journal.pending
+
+    @property
+    def database_state(self) -> DatabaseState:
+        """Whether the database takes records."""
+        return self._drain.state
+
+    @property
+    def dead_letters(self) -> Path:
+        """The file of records that no database would take."""
+        return self._drain.dead_letters
 
     def admit(self) -> None:
         """Before work is done for a prediction that could not be recorded: raises LogUnavailable under `require`.
@@ -131,13 +117,7 @@ class PredictionLog:
 
     async def flush(self, seconds: float = 1.0) -> bool:
         """Drain what is recorded now; whether the database had it all in time."""
-        if self.policy == "off":
-            return True
-        done = threading.Event()
-        with self._wake:
-            self._flushes.append(done)
-            self._wake.notify()
-        return await asyncio.to_thread(done.wait, seconds)
+        return self.policy == "off" or await asyncio.to_thread(self._drain.flush, seconds)
 
     def _unavailable(self) -> LogUnavailable:
         return LogUnavailable(f"predictions cannot be put on record: the journal is {self._failing}", retry_after=1)
@@ -162,182 +142,29 @@ class PredictionLog:
         except JournalError as error:
             self._fail(error)
 
-    # What follows runs on the log's own thread, but for `_stop`.
-
-    def _run(self) -> None:
-        self._look_at_database()
-        drained = False
-        while not self._ended(drained=drained):
-            self._adopt()
-            with self._wake:
-                flushes, self._flushes = self._flushes, []
-            drained = self._drain()
-            if drained:
-                self._expire()
-            self._sync()
+    def _keep(self) -> None:
+        """The journal's own thread: the drain may wait for the database, and this must not."""
+        tick = min(self._sync_seconds or _MEASURE_SECONDS, _MEASURE_SECONDS)
+        synced = 0.0
+        while not self._stopping.wait(tick):
+            if self._sync_seconds and time.monotonic() - synced >= self._sync_seconds:
+                synced = time.monotonic()
+                self._sync()
             self._journal.rotate(older_than=_SEGMENT_SECONDS)
-            self._measure()
-            with self._wake:
-                if not drained:
-                    self._flushes += flushes
-                elif not self._flushes and self._stop_at is None:
-                    self._wake.wait(_TICK_SECONDS)
-            if drained:
-                for done in flushes:
-                    done.set()
-            else:
-                self._pause()
-        self._disconnect()
-
-    def _ended(self, *, drained: bool) -> bool:
-        """When asked to: with everything drained, without time, or without a database that would take more."""
-        return self._stop_at is not None and (drained or self._failures > 0 or time.monotonic() > self._stop_at)
-
-    def _pause(self) -> None:
-        """After a failure: longer each time, and never the same for two processes; the stop cuts it short."""
-        longest = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2 ** min(self._failures, 10))
-        self._stopping.wait(longest * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
-
-    def _adopt(self) -> None:
-        """Now and then, look for what dead processes have left."""
-        now = time.monotonic()
-        if now < self._next_adoption:
-            return
-        self._next_adoption = now + _ADOPT_SECONDS
-        adopted = self._journal.adopt()
-        if adopted:
-            log.info("segments_adopted", segments=adopted, bytes=self._journal.pending)
-
-    def _expire(self) -> None:
-        """Now and then, delete what is past its age: one step at a time, and draining goes on in between."""
-        if self._expiry is None:
-            if time.monotonic() < self._next_expiry:
-                return
-            self._expiry = expire(self._database, self._retention_days)
-        try:
-            deleted = next(self._expiry, None)
-        except Exception as error:  # noqa: BLE001 -- whatever the database says, the next time is another
-            log.warning("retention_failed", error=type(error).__name__)
-            deleted = None
-        if deleted is None:
-            self._expiry = None
-            self._next_expiry = time.monotonic() + _EXPIRY_SECONDS
-        else:
-            self._metrics.log_expired.inc(deleted.predictions)
-
-    def _drain(self) -> bool:
-        """Bring everything that is recorded now into the database; whether that succeeded."""
-        try:
-            for segment in self._journal.segments():
-                goal = segment.size
-                while segment.drained < goal:
-                    if self._stop_at is not None and time.monotonic() > self._stop_at:
-                        return False
-                    self._drain_block(segment)
-        except Exception as error:  # noqa: BLE001 -- whatever a driver raises, the records stay and we try again
-            self._note_failure(error)
-            return False
-        return True
-
-    def _drain_block(self, segment: Segment) -> None:
-        lines, count = self._read(segment)
-        records = []
-        for line, payload in payloads(lines):
-            if payload is None:
-                self._bury(line, "the record is damaged")
-            else:
-                records.append(payload)
-        if records:
-            write = WRITERS[self._database.dialect]
-            write_isolating(write, self._connect(), records, self._bury)
-            self._note_success(len(records))
-        self._journal.acknowledge(segment, count)
-
-    def _read(self, segment: Segment) -> tuple[list[bytes], int]:
-        """Whole lines from the first that is not drained; a line may be longer than a block."""
-        size = _BLOCK_BYTES
-        while True:
-            block = segment.read(size)
-            lines, count = whole_lines(block, last=not segment.open and len(block) == segment.pending)
-            if count or len(block) == segment.pending:
-                return lines, count or len(block)
-            size *= 4
-
-    def _connect(self) -> Connection:
-        if self._connection is None:
-            connection: Connection = self._database.writer_connection()
-            self._connection = connection
-        return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            try:
-                connection.close()
-            except Exception as error:  # noqa: BLE001 -- it is gone either way
-                log.debug("connection_close_failed", error=type(error).__name__)
-
-    def _note_success(self, rows: int) -> None:
-        if self.database_state != "up":
-            log.info("log_database_up", pending_bytes=self._journal.pending)
-        self.database_state = "up"
-        self._failures = 0
-        self._metrics.log_database_up.set(1)
-        self._metrics.log_drained.inc(rows)
-
-    def _note_failure(self, error: Exception) -> None:
-        self._failures += 1
-        self._disconnect()
-        state: DatabaseState = "behind" if self._database.schema_state() in ("behind", "absent") else "down"
-        if self.database_state != state:
-            log.warning("log_database_unavailable", state=state, error=type(error).__name__)
-        self.database_state = state
-        self._metrics.log_database_up.set(0)
-
-    def _look_at_database(self) -> None:
-        """Once, before there is anything to drain: so that an absent database is known before it is needed."""
-        state = self._database.schema_state()
-        self.database_state = "up" if state == "current" else "down" if state == "unreachable" else "behind"
-        self._metrics.log_database_up.set(self.database_state == "up")
-        if self.database_state != "up":
-            log.warning("log_database_unavailable", state=self.database_state, schema=state)
-
-    def _bury(self, record: bytes, reason: str) -> None:
-        """What no database would take goes to a file of its own, for a person."""
-        letter = json.dumps({"reason": reason, "record": record.decode("utf-8", "replace")})
-        with self.dead_letters.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.write(letter + "\n")
-        self._metrics.log_dead_letters.inc()
-        log.error("record_dead_lettered", reason=reason)
-
-    @property
-    def dead_letters(self) -> Path:
-        """The file of records that no database would take."""
-        return self._journal.folder / DEAD_LETTERS
+            self._metrics.log_pending_bytes.set(self._journal.pending)
+            self._metrics.log_lag_seconds.set(age(self._journal.oldest()))
 
     def _sync(self) -> None:
-        if self._sync_seconds and time.monotonic() - self._synced >= self._sync_seconds:
-            self._synced = time.monotonic()
-            try:
-                self._journal.sync()
-            except JournalError as error:
-                self._fail(error)
-
-    def _measure(self) -> None:
-        self._metrics.log_pending_bytes.set(self._journal.pending)
-        segments = self._journal.segments()
-        self._metrics.log_lag_seconds.set(age(segments[0].read(64)) if segments else 0.0)
+        try:
+            self._journal.sync()
+        except JournalError as error:
+            self._fail(error)
 
     def _stop(self) -> None:
-        """End the thread: what it can drain in its time is drained, and the rest is somebody else's, later."""
-        self._stop_at = time.monotonic() + _STOP_SECONDS
+        """What the drain cannot bring away in its time stays in the journal, for whoever adopts it."""
+        self._drain.stop(_STOP_SECONDS)
         self._stopping.set()
-        with self._wake:
-            self._wake.notify()
-        self._thread.join(_STOP_SECONDS + 0.5)
-        if self._thread.is_alive():
-            cut(self._connection)
-            self._thread.join(_STOP_SECONDS)
+        self._keeper.join()
+        self._sync()
         self._journal.rotate()
         self._journal.close()
