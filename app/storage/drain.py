@@ -180,8 +180,7 @@ class Drain:
         if records:
             write = WRITERS[self._database.dialect]
             self._writing_since = time.monotonic()
-            write_isolating(write, self._connect(), records, self._bury)
-            self._note_success(len(records))
+            self._note_success(write_isolating(write, self._connect(), records, self._bury))
         self._journal.acknowledge(segment, count)
 
     def _read(self, segment: Segment) -> tuple[list[bytes], int]:

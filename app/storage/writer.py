@@ -117,20 +117,23 @@ WRITERS: dict[str, Write] = {"postgresql": write_postgresql, "sqlite": write_sql
 
 def write_isolating(
     write: Write, connection: Connection, records: Sequence[bytes], bury: Callable[[bytes, str], None]
-) -> None:
+) -> int:
     """Write a batch; when its content is refused, each half by itself, down to the records that are to blame.
 
-    Those are handed to `bury` with the reason. Raises the driver's errors when it is not the content.
+    Those are handed to `bury` with the reason. Returns how many the database took. Raises the driver's errors when it
+    is not the content.
     """
     try:
         write(connection, records)
     except Poison as poison:
         if len(records) == 1:
             bury(records[0], str(poison))
-            return
-        middle = len(records) // 2
-        write_isolating(write, connection, records[:middle], bury)
-        write_isolating(write, connection, records[middle:], bury)
+            return 0
+    else:
+        return len(records)
+    middle = len(records) // 2
+    first = write_isolating(write, connection, records[:middle], bury)
+    return first + write_isolating(write, connection, records[middle:], bury)
 
 
 def cut(connection: Any) -> None:

@@ -123,6 +123,7 @@ def test_a_poisoned_record_is_dead_lettered_and_its_companions_arrive(
     _run(storage_settings, work, metrics)
     assert _ids(storage_settings) == _plain(ids)
     assert metrics.registry.get_sample_value("presage_log_dead_letters_total") == 1
+    assert metrics.registry.get_sample_value("presage_log_drained_total") == 100
 
 
 def test_texts_that_databases_dislike_do_not_keep_their_companions_out(storage_settings: StorageSettings) -> None:
