@@ -180,6 +180,7 @@ def test_parquet_without_its_library_says_what_to_install(url: str, tmp_path: Pa
     """The service does not need it, so it is not among the requirements; here a module stands in its way."""
     (tmp_path / "absent").mkdir()
     (tmp_path / "absent/pyarrow.py").write_text("raise ImportError('not installed')")
+    target = tmp_path / "log.parquet"
     ended = subprocess.run(
         [
             sys.executable,
@@ -190,7 +191,7 @@ def test_parquet_without_its_library_says_what_to_install(url: str, tmp_path: Pa
             "--format",
             "parquet",
             "--output",
-            str(tmp_path / "log.parquet"),
+            str(target),
         ],
         cwd=ROOT,
         env=clean_environment(DATABASE_URL=url, PYTHONPATH=str(tmp_path / "absent")),
