@@ -1,13 +1,19 @@
 """Version 2: any model, any version, and a batch in which every row has its own fate."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
+from sklearn.naive_bayes import GaussianNB
 
 from app.api.v2 import BatchOut, PredictionOut
-from tests.support.asgi import InProcess
+from app.config import ModelSettings, Settings, StorageSettings
+from app.training.options import Options
+from app.training.publish import publish
+from tests.support.asgi import InProcess, in_process
 
 IRIS = {"sepal length (cm)": 5.1, "sepal width (cm)": 3.5, "petal length (cm)": 1.4, "petal width (cm)": 0.2}
 
@@ -135,3 +141,18 @@ def test_a_call_that_the_server_gives_up_is_answered_all_the_same(app: InProcess
     answer = app.run(give_up())
     assert (answer.status, answer.json()["code"]) == (503, "not_ready")
     assert answer.header("retry-after") == "1"
+
+
+def test_an_answer_is_bounded_by_rows_times_labels(tmp_path: Path) -> None:
+    """A model of a thousand labels answers a thousand probabilities for each row."""
+    labels = [f"label-{i:04}" for i in range(1_000)]
+    numbers = np.arange(1_000.0).reshape(-1, 1)
+    estimator = GaussianNB(var_smoothing=1.0).fit(numbers, labels)
+    options = Options(field_names=("x",), models_dir=tmp_path)
+    publish("many", estimator, numbers, labels, task="classification", options=options)
+    models = ModelSettings(models_dir=tmp_path, default_model="many")
+    storage = StorageSettings(log_policy="off")
+    with in_process(Settings(models=models, storage=storage)) as started:
+        answer = started.request("POST", "/v2/batch", json_body={"inputs": [{"x": 1}] * 1_001})
+        assert (answer.status, answer.json()["code"], answer.json()["limit"]) == (413, "too_many_rows", 1_000)
+        assert started.request("POST", "/v2/batch", json_body={"inputs": [{"x": 1}] * 10}).status == 200

@@ -1,6 +1,7 @@
 """`serve`: what the person at the terminal sees, when it works and when it does not."""
 
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from app.manifest import Outputs
 from tests.support.demo import MODULES
+from tests.support.estimators import Hanging
 from tests.support.server import ROOT, clean_environment, free_port, running_server
+from tests.support.versions import one_golden, write_version
 
 _CURL = r"^ *(curl .*)$"
 
@@ -100,3 +104,23 @@ def test_a_start_without_models_says_so_and_lives(tmp_path: Path) -> None:
         answer = server.wait_for("/health/ready", 503)
         assert answer.json()["detail"] == "required models are missing: sentiment"
         assert server.wait_for_output("(/health/ready says why)")
+
+
+def test_the_printed_call_is_no_404_for_a_sentiment_model_of_ones_own(models_dir: Path, tmp_path: Path) -> None:
+    """One that no alias `v1` names is called by version 2."""
+    shutil.copytree(models_dir / "sentiment", tmp_path / "models/sentiment")
+    (tmp_path / "models/sentiment/aliases.json").write_text('{"champion": 2}')
+    with running_server(tmp_path / "models", tmp_path / "log", {"LOG_FORMAT": "console"}) as server:
+        printed = server.wait_for_output(_CURL)
+        answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
+        assert '"prediction":"' in answer.stdout
+
+
+def test_a_model_that_hangs_while_it_is_loaded_does_not_keep_the_server_from_stopping(tmp_path: Path) -> None:
+    """The loading thread is left behind after a bounded while."""
+    outputs = Outputs(target="number")
+    write_version(tmp_path / "models", Hanging(), task="regression", outputs=outputs, golden=one_golden(0.0))
+    environment = {"DEFAULT_MODEL": "toy", "MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}
+    with running_server(tmp_path / "models", tmp_path / "log", environment, wait=False) as server:
+        server.wait_for("/health/ready", 503)
+        assert server.stop() == 0

@@ -5,7 +5,7 @@ import pandas as pd
 
 from app.manifest import Outputs
 from app.pipelines import pipeline_for
-from app.pipelines.base import Prediction, RawOutput
+from app.pipelines.base import Prediction, RawOutput, schema_name
 from tests.support.manifests import COUNT, FLAG, GAP, KIND, NUMBER, TEXT, make_manifest
 
 
@@ -77,3 +77,10 @@ def test_a_regression_answers_numbers() -> None:
     outputs = Outputs(target="price")
     pipeline = pipeline_for(make_manifest(NUMBER, task="regression", outputs=outputs))
     assert pipeline.postprocess(RawOutput(values=np.array([1.5, 2.0]))) == [Prediction(1.5), Prediction(2.0)]
+
+
+def test_types_of_different_models_never_share_a_name() -> None:
+    """`a` 12 and `a1` 2 are two models to the OpenAPI document."""
+    names = {(name, version): schema_name(make_manifest(NUMBER, name=name, version=version), "Inputs")
+             for name, version in (("a", 12), ("a1", 2), ("a-b", 1), ("a--b", 1))}  # fmt: skip
+    assert len(set(names.values())) == len(names)

@@ -56,3 +56,13 @@ class Shouting(BaseEstimator):  # type: ignore[misc]
 
     def transform(self, X: Any) -> Any:
         return [text.upper() for text in X]
+
+
+class Hanging(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Takes ten minutes to be unpickled."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        time.sleep(600)
