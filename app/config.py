@@ -4,11 +4,23 @@ Each group reads its own variables; a variable's name is the field's name in cap
 from this module, so a description here is what an operator reads there.
 """
 
+import json
+import re
 import sys
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidSettings
@@ -24,6 +36,60 @@ def _no_trailing_slash(value: str) -> str:
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
+
+
+def _network(value: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("must be addresses or networks, such as 10.0.0.0/8, separated by commas") from None
+
+
+def _origin(value: str) -> str:
+    host = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])"
+    if value != "*" and not re.fullmatch(rf"https?://{host}(:\d{{1,5}})?", value):
+        raise ValueError("must be origins such as https://app.example.com, separated by commas, or *")
+    return value.lower()
+
+
+def _host_pattern(value: str) -> str:
+    if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]", value):
+        raise ValueError("must be host names without ports, such as api.example.com or *.example.com, or *")
+    return value.lower()
+
+
+Networks = Annotated[
+    tuple[Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)], ...],
+    NoDecode,
+    BeforeValidator(_split_commas),
+]
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split_commas)]
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], NoDecode, BeforeValidator(_split_commas)]
+Rate = Annotated[str, Field(pattern=r"^[1-9]\d{0,11}/(second|minute|hour|day)$")]
+
+_SHORTEST_SECRET = 32
+_FEWEST_CHARACTERS = 10
+# What stands in tutorials and examples; the first is the one of FastAPI's own documentation.
+_KNOWN_SECRETS = ("09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7",)
+_PLACEHOLDERS = re.compile(
+    r"change.?(me|this|it)|your.?(256|jwt|secret|key)|example|password|insecure|default|for.development", re.IGNORECASE
+)
+
+
+def _strong(value: SecretStr) -> SecretStr:
+    """Refuse a secret that somebody could guess, or that a library would take for a document."""
+    secret = value.get_secret_value()
+    if not secret:
+        return value
+    if len(secret) < _SHORTEST_SECRET or len(set(secret)) < _FEWEST_CHARACTERS:
+        raise ValueError(f"must have at least {_SHORTEST_SECRET} random characters, as `openssl rand -hex 32` prints")
+    if secret in _KNOWN_SECRETS or _PLACEHOLDERS.search(secret):
+        raise ValueError("is an example's; use what `openssl rand -hex 32` prints")
+    try:
+        json.loads(secret)
+    except ValueError:
+        return value
+    raise ValueError("must not be JSON, a number included; use what `openssl rand -hex 32` prints")
 
 
 class _Group(BaseSettings):
@@ -88,9 +154,107 @@ class TrainingSettings(_Group):
     )
 
 
-class BoundSettings(_Group):
-    """How much one request may carry."""
+class EdgeSettings(_Group):
+    """Who is believed about a request, and whose pages may make one."""
 
+    allowed_hosts: Hosts = Field(
+        ("*",),
+        description="Names that requests may be addressed to (`Host`), by commas; `*.example.com` takes any name below "
+        "it, `*` every name. `/health/…` answers to all.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Addresses or networks of proxies, by commas, whose `X-Forwarded-For` and `X-Forwarded-Proto` are "
+        "believed; from everybody else they are ignored.",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="Origins whose pages may call, by commas; empty: none. Credentials of browsers are never allowed, "
+        "so `*` is safe with tokens.",
+    )
+
+
+class AuthSettings(_Group):
+    """Who may call. Tokens are JWTs, made here or by an issuer whose keys are published."""
+
+    auth_mode: Literal["jwt", "platform", "none"] = Field(
+        "jwt",
+        description="`jwt`: callers show a token or an API key; `platform`: a proxy has authenticated them and names "
+        "them in PLATFORM_HEADER; `none`: everybody may do everything (refused in production).",
+    )
+    jwt_secret: Annotated[SecretStr, AfterValidator(_strong)] = Field(
+        SecretStr(""),
+        description="Secret that signs tokens (HS256), at least 32 random characters; empty: the keys in JWT_KEYS_DIR, "
+        "and in development one that is made there.",
+    )
+    jwt_keys_dir: Path = Field(
+        Path("var/keys"),
+        description="Folder of keys, read again every second: `KID.pem` (RSA or EC P-256, private or public) and "
+        "`KID.secret`. The last name that can sign, signs; all verify.",
+    )
+    jwt_issuer: str = Field("presage", min_length=1, description="`iss` of tokens made here.")
+    jwt_audience: str = Field("presage", min_length=1, description="`aud` that a token must have.")
+    jwt_leeway_seconds: int = Field(
+        30, ge=0, le=300, description="How far ahead `iat` and `nbf` may be, for clocks that differ; `exp` has none."
+    )
+    token_seconds: int = Field(3600, ge=60, le=86_400 * 30, description="How long an issued token is valid.")
+    jwks_url: str = Field(
+        "",
+        pattern=r"^(https://.+|http://(localhost|127\.0\.0\.1|\[::1\])([:/].*)?)?$",
+        description="JWKS of an external issuer whose tokens are taken, too; `https`, or `http` on this machine.",
+    )
+    jwks_issuer: str = Field("", description="`iss` of that issuer's tokens.")
+    jwks_audience: str = Field("", description="`aud` of that issuer's tokens; empty: JWT_AUDIENCE.")
+    jwks_token_types: Names = Field(
+        ("at+jwt", "application/at+jwt", "JWT"), description="`typ` in the header of that issuer's access tokens."
+    )
+    platform_header: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9-]{1,64})?$",
+        description="Header in which the proxy names the caller, such as `X-Forwarded-User`; believed only from "
+        "TRUSTED_PROXIES.",
+    )
+    platform_scopes: Names = Field(
+        ("predict", "feedback"),
+        description="What a caller whom the platform names may do, unless a client of that name is registered.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.jwks_url and not self.jwks_issuer:
+            raise ValueError("JWKS_URL needs JWKS_ISSUER: whose tokens its keys sign")
+        if self.auth_mode == "platform" and not self.platform_header:
+            raise ValueError("AUTH_MODE=platform needs PLATFORM_HEADER: where the proxy names the caller")
+        return self
+
+
+class LimitSettings(_Group):
+    """How much one caller may ask for. Rates are `COUNT/second`, `/minute`, `/hour` or `/day`."""
+
+    rate_limit: Rate = Field(
+        "60000/minute",
+        description="Rows that one caller may have predicted by one model, unless the client has a plan of its own.",
+    )
+    address_rate_limit: Rate = Field(
+        "600/minute", description="Requests without a valid credential from one address; `/health/…` is free."
+    )
+
+
+class BoundSettings(_Group):
+    """How much one request may carry, and how long it may take to come."""
+
+    max_url_bytes: int = Field(8 << 10, ge=256, description="Longest path and query; over it: 414.")
+    max_header_bytes: int = Field(32 << 10, ge=1024, description="Most bytes of a request's headers; over it: 431.")
+    max_headers: int = Field(100, ge=10, description="Most headers of a request; over it: 431.")
+    header_seconds: float = Field(
+        5.0, gt=0, le=300, description="How long a request's head may take to come; after it: 408."
+    )
+    body_seconds: float = Field(
+        30.0, gt=0, le=3600, description="How long a request's body may take to come; after it: 408."
+    )
+    max_connections_per_address: int = Field(
+        512, ge=0, description="Most connections of one address that is no trusted proxy; 0: any number."
+    )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest body of a request for one prediction.")
     max_batch_bytes: int = Field(16 << 20, ge=1024, description="Largest body of a batch request.")
     max_batch_rows: int = Field(10_000, ge=1, le=100_000, description="Most rows of one batch request.")
@@ -102,6 +266,10 @@ class StorageSettings(_Group):
     database_url: SecretStr = Field(
         SecretStr("sqlite:///var/presage.db"),
         description="`sqlite:///FILE`, or `postgresql://USER:PASSWORD@HOST/NAME`; it is never waited for.",
+    )
+    redis_url: SecretStr = Field(
+        SecretStr(""),
+        description="`redis://…` or `rediss://…`: through it processes share their counts of limits; never waited for.",
     )
     journal_dir: Path = Field(
         Path("var/journal"), description="Folder of the journal; on a disk that is this machine's."
@@ -134,20 +302,40 @@ class StorageSettings(_Group):
     )
 
 
+Exposure = Literal["on", "token", "off"]
+
+
 class Environment(_Group):
     """What kind of place this is."""
 
     environment: Literal["development", "production"] = Field(
-        "development", description="`production` closes the docs page unless `DOCS=on` and writes JSON log lines."
+        "development",
+        description="`production` refuses AUTH_MODE=none and to make its own keys, closes docs and metrics, and writes "
+        "JSON log lines.",
     )
-    docs: Literal["auto", "on", "off"] = Field(
-        "auto", description="Whether `/docs` and `/openapi.json` are served; `auto`: not in production."
+    docs: Literal["auto", "on", "token", "off"] = Field(
+        "auto",
+        description="Whether `/docs` and `/openapi.json` are served: to everybody (`on`), with the scope `read` "
+        "(`token`), or not; `auto`: `on` in development, `off` in production.",
+    )
+    metrics: Literal["auto", "on", "token", "off"] = Field(
+        "auto", description="The same for `/metrics`; `auto`: `on` in development, `token` in production."
     )
 
     @property
-    def docs_open(self) -> bool:
-        """Whether the docs page and the OpenAPI document are served."""
-        return self.docs == "on" or (self.docs == "auto" and self.environment == "development")
+    def production(self) -> bool:
+        """Whether what is convenient gives way to what is safe."""
+        return self.environment == "production"
+
+    @property
+    def docs_exposure(self) -> Exposure:
+        """How the docs page and the OpenAPI document are served."""
+        return self.docs if self.docs != "auto" else "off" if self.production else "on"
+
+    @property
+    def metrics_exposure(self) -> Exposure:
+        """How `/metrics` is served."""
+        return self.metrics if self.metrics != "auto" else "token" if self.production else "on"
 
 
 class Settings(BaseModel):
@@ -158,9 +346,20 @@ class Settings(BaseModel):
     place: Environment = Field(default_factory=Environment)
     server: ServerSettings = Field(default_factory=ServerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    edge: EdgeSettings = Field(default_factory=EdgeSettings)
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+    limits: LimitSettings = Field(default_factory=LimitSettings)
     bounds: BoundSettings = Field(default_factory=BoundSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+
+    @model_validator(mode="after")
+    def _safe_in_production(self) -> Self:
+        if self.place.production and self.auth.auth_mode == "none":
+            raise ValueError("AUTH_MODE=none is refused in production")
+        if self.auth.auth_mode == "platform" and not self.edge.trusted_proxies:
+            raise ValueError("AUTH_MODE=platform needs TRUSTED_PROXIES: from whom PLATFORM_HEADER is believed")
+        return self
 
     @property
     def json_logs(self) -> bool:
@@ -176,8 +375,26 @@ def read_settings() -> Settings:
     Raises InvalidSettings with one line for each wrong variable; a value is never repeated there, since it may be a
     secret.
     """
-    try:
-        return Settings()
-    except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise InvalidSettings(problems) from None
+    groups: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, field in Settings.model_fields.items():
+        try:
+            groups[name] = field.get_default(call_default_factory=True)
+        except ValidationError as error:
+            problems += _problems(error)
+    if not problems:
+        try:
+            return Settings(**groups)
+        except ValidationError as error:
+            problems = _problems(error)
+    raise InvalidSettings(problems)
+
+
+def _problems(error: ValidationError) -> list[str]:
+    """A line for each variable; what several do not do together names them itself."""
+    lines = []
+    for found in error.errors(include_input=False):
+        name = str(found["loc"][0]).upper() if found["loc"] else ""
+        message = found["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}: {message}" if name else message)
+    return lines

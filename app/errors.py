@@ -5,16 +5,32 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
 
     PresageError                       status  code
     ├── RequestRefused
+    │   ├── UnknownHost                400     unknown_host
+    │   ├── AmbiguousCredentials       400     ambiguous_credentials
+    │   ├── MalformedRequest           400     malformed_request
     │   ├── MalformedJson              400     malformed_json
+    │   ├── InvalidTokenRequest        400     RFC 6749's own: invalid_request, invalid_scope, …
+    │   │   └── InvalidClient          401     invalid_client
+    │   ├── Unauthenticated            401     unauthenticated
+    │   │   └── InvalidCredential      401     invalid_credential
+    │   ├── Forbidden                  403     forbidden
     │   ├── NotFound                   404     not_found
     │   │   ├── ModelNotFound          404     model_not_found
     │   │   ├── VersionNotFound        404     version_not_found
-    │   │   └── PredictionNotFound     404     prediction_not_found
+    │   │   ├── PredictionNotFound     404     prediction_not_found
+    │   │   └── ClientNotFound         404     client_not_found
     │   ├── MethodNotAllowed           405     method_not_allowed
+    │   ├── RequestTimeout             408     request_timeout
+    │   ├── ClientExists               409     client_exists
     │   ├── BodyTooLarge               413     body_too_large
     │   ├── TooManyRows                413     too_many_rows
+    │   ├── BatchExceedsPlan           413     batch_exceeds_plan
+    │   ├── UrlTooLong                 414     url_too_long
     │   ├── UnsupportedMediaType       415     unsupported_media_type
-    │   └── InvalidInput               422     invalid_input
+    │   ├── InvalidInput               422     invalid_input
+    │   ├── RateLimited                429     rate_limited
+    │   │   └── TooManyConnections     429     too_many_connections
+    │   └── HeadersTooLarge            431     headers_too_large
     ├── InternalError                  500     internal_error
     │   └── ModelFailed                500     model_failed
     └── Unavailable
@@ -83,6 +99,65 @@ class RequestRefused(PresageError):
     title = "The request was refused"
 
 
+class UnknownHost(RequestRefused):
+    """The request is addressed to a name that this service does not go by."""
+
+    code = "unknown_host"
+    title = "Unknown host"
+
+
+class AmbiguousCredentials(RequestRefused):
+    """More than one credential came with the request, and which one counts would be a guess."""
+
+    code = "ambiguous_credentials"
+    title = "More than one credential"
+
+
+class MalformedRequest(RequestRefused):
+    """What came is not HTTP as it should be, or can be read in two ways."""
+
+    code = "malformed_request"
+    title = "Malformed HTTP request"
+
+
+class Unauthenticated(RequestRefused):
+    """The route needs a credential, and none came."""
+
+    status = 401
+    code = "unauthenticated"
+    title = "A credential is needed"
+
+
+class InvalidCredential(Unauthenticated):
+    """The token or key is unknown, expired, revoked, or not for this service; which of these is not said."""
+
+    code = "invalid_credential"
+    title = "The credential is not valid"
+
+
+class Forbidden(RequestRefused):
+    """The credential is good, and does not permit this."""
+
+    status = 403
+    code = "forbidden"
+    title = "Not permitted"
+
+
+class InvalidTokenRequest(RequestRefused):
+    """A request for a token is wrong; `code` is one of RFC 6749, section 5.2."""
+
+    code = "invalid_request"
+    title = "The token request is wrong"
+
+
+class InvalidClient(InvalidTokenRequest):
+    """No such client, or not that secret; the answer is the same for both."""
+
+    status = 401
+    code = "invalid_client"
+    title = "Client authentication failed"
+
+
 class MalformedJson(RequestRefused):
     """The body is not JSON."""
 
@@ -120,6 +195,29 @@ class PredictionNotFound(NotFound):
     title = "No such prediction"
 
 
+class ClientNotFound(NotFound):
+    """No client, key or token of that name is registered."""
+
+    code = "client_not_found"
+    title = "No such client"
+
+
+class RequestTimeout(RequestRefused):
+    """The request took longer to come than it may."""
+
+    status = 408
+    code = "request_timeout"
+    title = "The request took too long to come"
+
+
+class ClientExists(RequestRefused):
+    """A client of that name is registered already."""
+
+    status = 409
+    code = "client_exists"
+    title = "The client exists"
+
+
 class MethodNotAllowed(RequestRefused):
     """The path exists, for other methods."""
 
@@ -142,6 +240,45 @@ class TooManyRows(RequestRefused):
     status = 413
     code = "too_many_rows"
     title = "The batch has too many rows"
+
+
+class BatchExceedsPlan(RequestRefused):
+    """The batch has more rows than the caller's plan ever has room for; smaller batches will pass."""
+
+    status = 413
+    code = "batch_exceeds_plan"
+    title = "The batch exceeds the plan"
+
+
+class UrlTooLong(RequestRefused):
+    """The path and query have more bytes than they may."""
+
+    status = 414
+    code = "url_too_long"
+    title = "The URL is too long"
+
+
+class RateLimited(RequestRefused):
+    """The caller's plan, or the address's budget, is used up for now."""
+
+    status = 429
+    code = "rate_limited"
+    title = "Too many requests"
+
+
+class TooManyConnections(RateLimited):
+    """One address has more connections open than it may."""
+
+    code = "too_many_connections"
+    title = "Too many connections"
+
+
+class HeadersTooLarge(RequestRefused):
+    """The headers are more, or larger, than they may be."""
+
+    status = 431
+    code = "headers_too_large"
+    title = "The headers are too large"
 
 
 class UnsupportedMediaType(RequestRefused):

@@ -1,0 +1,1 @@
+"""Who may: tokens, keys and clients, and what each is permitted."""

@@ -1,0 +1,1 @@
+"""How much: rates priced in rows, decided in this process and reconciled with the others."""
