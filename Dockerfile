@@ -1,7 +1,8 @@
 # The service and its demo models. Three stages: what it depends on, the models, and the image that runs.
 #
 #   docker build -t presage .
-#   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges -p 127.0.0.1:8000:8000 presage
+#   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges -p 127.0.0.1:8000:8000 \
+#     -e JWT_SECRET="$(openssl rand -hex 32)" presage
 ARG BASE=python:3.13-slim-trixie
 
 FROM ${BASE} AS dependencies

@@ -65,7 +65,7 @@ Networks = Annotated[
 ]
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_split_commas)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], NoDecode, BeforeValidator(_split_commas)]
-Rate = Annotated[str, Field(pattern=r"^[1-9]\d{0,11}/(second|minute|hour|day)$")]
+Rate = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,11}/(second|minute|hour|day)$")]
 
 _SHORTEST_SECRET = 32
 _FEWEST_CHARACTERS = 10
@@ -76,11 +76,8 @@ _PLACEHOLDERS = re.compile(
 )
 
 
-def _strong(value: SecretStr) -> SecretStr:
-    """Refuse a secret that somebody could guess, or that a library would take for a document."""
-    secret = value.get_secret_value()
-    if not secret:
-        return value
+def check_secret(secret: str) -> None:
+    """Raises ValueError for a secret that somebody could guess, or that a library would take for a document."""
     if len(secret) < _SHORTEST_SECRET or len(set(secret)) < _FEWEST_CHARACTERS:
         raise ValueError(f"must have at least {_SHORTEST_SECRET} random characters, as `openssl rand -hex 32` prints")
     if secret in _KNOWN_SECRETS or _PLACEHOLDERS.search(secret):
@@ -88,8 +85,14 @@ def _strong(value: SecretStr) -> SecretStr:
     try:
         json.loads(secret)
     except ValueError:
-        return value
+        return
     raise ValueError("must not be JSON, a number included; use what `openssl rand -hex 32` prints")
+
+
+def _checked(value: SecretStr) -> SecretStr:
+    if value.get_secret_value():
+        check_secret(value.get_secret_value())
+    return value
 
 
 class _Group(BaseSettings):
@@ -182,7 +185,7 @@ class AuthSettings(_Group):
         description="`jwt`: callers show a token or an API key; `platform`: a proxy has authenticated them and names "
         "them in PLATFORM_HEADER; `none`: everybody may do everything (refused in production).",
     )
-    jwt_secret: Annotated[SecretStr, AfterValidator(_strong)] = Field(
+    jwt_secret: Annotated[SecretStr, AfterValidator(_checked)] = Field(
         SecretStr(""),
         description="Secret that signs tokens (HS256), at least 32 random characters; empty: the keys in JWT_KEYS_DIR, "
         "and in development one that is made there.",
@@ -200,7 +203,7 @@ class AuthSettings(_Group):
     token_seconds: int = Field(3600, ge=60, le=86_400 * 30, description="How long an issued token is valid.")
     jwks_url: str = Field(
         "",
-        pattern=r"^(https://.+|http://(localhost|127\.0\.0\.1|\[::1\])([:/].*)?)?$",
+        pattern=r"^(https://[^@\s]+|http://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?(/[^@\s]*)?)?$",
         description="JWKS of an external issuer whose tokens are taken, too; `https`, or `http` on this machine.",
     )
     jwks_issuer: str = Field("", description="`iss` of that issuer's tokens.")
@@ -223,6 +226,8 @@ class AuthSettings(_Group):
     def _complete(self) -> Self:
         if self.jwks_url and not self.jwks_issuer:
             raise ValueError("JWKS_URL needs JWKS_ISSUER: whose tokens its keys sign")
+        if self.jwks_issuer == self.jwt_issuer:
+            raise ValueError("JWKS_ISSUER must differ from JWT_ISSUER, whose subjects are our own clients")
         if self.auth_mode == "platform" and not self.platform_header:
             raise ValueError("AUTH_MODE=platform needs PLATFORM_HEADER: where the proxy names the caller")
         return self

@@ -9,8 +9,12 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     │   ├── AmbiguousCredentials       400     ambiguous_credentials
     │   ├── MalformedRequest           400     malformed_request
     │   ├── MalformedJson              400     malformed_json
-    │   ├── InvalidTokenRequest        400     RFC 6749's own: invalid_request, invalid_scope, …
-    │   │   └── InvalidClient          401     invalid_client
+    │   ├── InvalidTokenRequest        400     invalid_request; this and those below are RFC 6749's
+    │   │   ├── InvalidClient          401     invalid_client
+    │   │   ├── InvalidGrant           400     invalid_grant
+    │   │   ├── InvalidScope           400     invalid_scope
+    │   │   ├── UnauthorizedClient     400     unauthorized_client
+    │   │   └── UnsupportedGrantType   400     unsupported_grant_type
     │   ├── Unauthenticated            401     unauthenticated
     │   │   └── InvalidCredential      401     invalid_credential
     │   ├── Forbidden                  403     forbidden
@@ -144,7 +148,7 @@ class Forbidden(RequestRefused):
 
 
 class InvalidTokenRequest(RequestRefused):
-    """A request for a token is wrong; `code` is one of RFC 6749, section 5.2."""
+    """A request for a token is wrong; the codes are those of RFC 6749, section 5.2."""
 
     code = "invalid_request"
     title = "The token request is wrong"
@@ -156,6 +160,34 @@ class InvalidClient(InvalidTokenRequest):
     status = 401
     code = "invalid_client"
     title = "Client authentication failed"
+
+
+class InvalidGrant(InvalidTokenRequest):
+    """No such user, or not that password; the answer is the same for both."""
+
+    code = "invalid_grant"
+    title = "Authentication failed"
+
+
+class InvalidScope(InvalidTokenRequest):
+    """A scope is unknown, or more than the client may have."""
+
+    code = "invalid_scope"
+    title = "The scope is not granted"
+
+
+class UnauthorizedClient(InvalidTokenRequest):
+    """The client is known, and its kind gets tokens by another grant."""
+
+    code = "unauthorized_client"
+    title = "The grant is not for this client"
+
+
+class UnsupportedGrantType(InvalidTokenRequest):
+    """There are `client_credentials` and `password`."""
+
+    code = "unsupported_grant_type"
+    title = "The grant type is not supported"
 
 
 class MalformedJson(RequestRefused):
@@ -355,7 +387,7 @@ class StorageUnavailable(Unavailable):
 
 
 class Overloaded(Unavailable):
-    """More work is waiting for this model than it can finish soon."""
+    """More work is waiting than can be finished soon."""
 
     code = "overloaded"
     title = "Overloaded"

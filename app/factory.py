@@ -13,10 +13,12 @@ from prometheus_fastapi_instrumentator.metrics import Info
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import catalog, feedback, health, openapi, predictions, v1, v2
+from app.api import admin, catalog, feedback, health, oauth, openapi, predictions, usage, v1, v2
+from app.api.access import PUBLIC, needs
 from app.api.gate import Gate, hot_routes
+from app.api.guard import Guard
 from app.api.problems import install_handlers
-from app.config import Settings, read_settings
+from app.config import Exposure, Settings, read_settings
 from app.telemetry.metrics import Metrics
 from app.web.pages import add_docs_page
 from app.wiring import Services, open_services
@@ -31,6 +33,8 @@ _TAGS = [
     {"name": "version 2", "description": "Any model, any version; errors row by row."},
     {"name": "catalog", "description": "Which models there are, what they take, and how good they are."},
     {"name": "prediction log", "description": "What was answered, and what turned out to be true."},
+    {"name": "access", "description": "Tokens, and what is left of a plan."},
+    {"name": "administration", "description": "Clients, their keys and tokens."},
     {"name": "health", "description": "For probes and balancers."},
 ]
 
@@ -53,8 +57,7 @@ class Service(FastAPI):
         """The document of what is loaded now; made anew only when that has changed."""
         registry = self.services.registry
         if self._document is None or self._document[0] != registry.generation:
-            bounds, default = self.settings.bounds, self.settings.models.default_model
-            document = openapi.complete(super().openapi(), registry.models, default, bounds.max_batch_rows)
+            document = openapi.complete(super().openapi(), registry.models, self.settings)
             self._document = (registry.generation, document)
         return self._document[1]
 
@@ -76,6 +79,7 @@ def create_app(settings: Settings | None = None) -> Service:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_services(settings, metrics) as services:
             app.state.services = services
+            app.state.guard = Guard(services)
             yield
 
     app = Service(
@@ -86,33 +90,35 @@ def create_app(settings: Settings | None = None) -> Service:
         docs_url=None,
         redoc_url=None,
         openapi_tags=_TAGS,
-        openapi_url="/openapi.json" if settings.place.docs_open else None,
+        openapi_url=None,  # it is a route among others, with a declaration of who may read it
         redirect_slashes=False,
     )
     app.settings = settings
-    for router in (v1.router, v2.router, catalog.router, predictions.router, feedback.router, health.router):
-        app.include_router(router)
-    if settings.place.docs_open:
-        add_docs_page(app)
+    app.state.metrics = metrics
+    for part in (v1, v2, catalog, predictions, feedback, oauth, usage, admin, health):
+        app.include_router(part.router)
+    if settings.place.docs_exposure != "off":
+        add_docs_page(app, _ACCESS[settings.place.docs_exposure])
     install_handlers(app)
-    _instrument(app, metrics)
-    app.gate = Gate(
-        app.routes,
-        root_path=settings.server.root_path,
-        bounds=settings.bounds,
-        metrics=metrics,
-    )
+    _instrument(app, metrics, settings.place.metrics_exposure)
+    app.gate = Gate(app.routes, settings, metrics)
     return app
 
 
-def _instrument(app: FastAPI, metrics: Metrics) -> None:
+_ACCESS = {"on": PUBLIC, "token": needs("read")}
+
+
+def _instrument(app: FastAPI, metrics: Metrics, exposure: Exposure) -> None:
     """Cold routes and the exposition; hot routes count themselves, through whichever door they are reached."""
 
     def record(info: Info) -> None:
         metrics.record_http(info.method, info.modified_handler, info.modified_status, info.modified_duration)
 
-    Instrumentator(
+    instrumentator = Instrumentator(
         registry=metrics.registry,
         should_group_status_codes=False,
         excluded_handlers=[f"^{path}$" for path in hot_routes(app.routes)],
-    ).add(record).instrument(app).expose(app, include_in_schema=False)
+    )
+    instrumentator.add(record).instrument(app)
+    if exposure != "off":
+        instrumentator.expose(app, include_in_schema=False, openapi_extra=_ACCESS[exposure])

@@ -4,8 +4,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from app.auth.authenticator import Authenticator
+from app.auth.clients import Clients
+from app.auth.directory import Directory
+from app.auth.passwords import Passwords
 from app.config import Settings
 from app.inference.service import PredictionService
+from app.limits.limiter import RateLimits
 from app.registry.registry import ModelRegistry
 from app.registry.sources import DirectorySource
 from app.storage.database import Database
@@ -23,6 +28,11 @@ class Services:
     log: PredictionLog
     registry: ModelRegistry
     predictions: PredictionService
+    directory: Directory
+    authenticator: Authenticator
+    clients: Clients
+    passwords: Passwords
+    limits: RateLimits
 
 
 def _retention(settings: Settings) -> Callable[[str], int]:
@@ -40,4 +50,18 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         log = await enter(PredictionLog(settings.storage, database, metrics, _retention(settings)))
         registry = await enter(ModelRegistry(settings.models, metrics))
         predictions = await enter(PredictionService(registry, log, settings.storage, metrics))
-        yield Services(settings, metrics, database, log, registry, predictions)
+        directory = await enter(Directory(database))
+        production = settings.place.production
+        yield Services(
+            settings,
+            metrics,
+            database,
+            log,
+            registry,
+            predictions,
+            directory,
+            authenticator=await enter(Authenticator(settings.auth, directory, production=production)),
+            clients=Clients(database),
+            passwords=stack.enter_context(Passwords()),
+            limits=await enter(RateLimits(settings.limits, settings.storage, metrics)),
+        )

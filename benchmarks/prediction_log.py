@@ -7,14 +7,11 @@ that is slower for a while is slower for all. Results go to `benchmarks/results/
 """
 
 import asyncio
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,18 +28,14 @@ from app.storage.migrations import upgrade
 from app.storage.prediction_log import PredictionLog
 from app.storage.records import Answered, Origin, Recorder
 from app.telemetry.metrics import Metrics
+from benchmarks.load import pinned_server, write_script, wrk
 from tests.support.manifests import NUMBER, make_manifest
 from tests.support.postgres import Postgres, running_postgres
-from tests.support.server import ROOT, Server, running_server
+from tests.support.server import ROOT, Server
 from tests.support.versions import write_classifier
 
 RESULTS = ROOT / "benchmarks/results/prediction_log.md"
 DRAINED_ROWS = 200_000
-_LUA = """
-wrk.method = "POST"
-wrk.body = '{"inputs": {"x": 3}}'
-wrk.headers["Content-Type"] = "application/json"
-"""
 
 
 @click.command()
@@ -54,7 +47,7 @@ def main(seconds: int, rounds: int) -> None:
         folder = Path(name)
         folder.chmod(0o755)
         write_classifier(folder / "models")
-        (folder / "post.lua").write_text(_LUA)
+        write_script(folder / "post.lua", '{"inputs": {"x": 3}}')
         with running_postgres(durable=True) as postgres:
             upgrade(StorageSettings(database_url=SecretStr(postgres.url())))
             lines = [*_throughput(folder, postgres, seconds, rounds), "", *_drain(folder, postgres)]
@@ -148,27 +141,12 @@ def _frozen(folder: Path, postgres: Postgres, seconds: int) -> list[str]:
     ]
 
 
-@contextmanager
-def _server(folder: Path, place: Path, environment: dict[str, str]) -> Iterator[Server]:
-    settings = {"DEFAULT_MODEL": "toy", "LOG_FORMAT": "json", "LOG_LEVEL": "warning", **environment}
-    with running_server(folder / "models", place / "log", settings) as server:
-        subprocess.run(["taskset", "-acp", "0", str(server.process.pid)], check=True, capture_output=True)
-        yield server
+def _server(folder: Path, place: Path, environment: dict[str, str]) -> AbstractContextManager[Server]:
+    return pinned_server(folder / "models", place, environment)
 
 
 def _wrk(server: Server, folder: Path, seconds: int) -> dict[str, float]:
-    command = ["taskset", "-c", "1", "wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", "-s", str(folder / "post.lua")]
-    printed = subprocess.run([*command, f"{server.url}/v2/predict"], check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in printed:
-        raise click.ClickException(printed)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    tail = {f"p{q}": _milliseconds(printed, q) for q in (50, 99)}
-    return {"rate": float(rate[1]) if rate else 0.0, **tail}
-
-
-def _milliseconds(printed: str, quantile: int) -> float:
-    found = re.search(rf"{quantile}%\s+([\d.]+)(us|ms|s)", printed)
-    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]] if found else 0.0
+    return wrk(server, folder / "post.lua", seconds)
 
 
 def _pending(server: Server) -> int:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from app.config import ModelSettings, Settings, StorageSettings
 from app.storage.migrations import upgrade
-from tests.support.asgi import InProcess, in_process
+from tests.support.asgi import OPEN, UNLIMITED, InProcess, in_process
 from tests.support.demo import MODULES, publish_demo_models
 from tests.support.server import ROOT, Server, clean_environment, running_server
 
@@ -31,7 +31,7 @@ def app(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     storage = StorageSettings(database_url=url, journal_dir=folder / "journal")
     upgrade(storage)
     models = ModelSettings(models_dir=models_dir, model_modules=(MODULES,))
-    with in_process(Settings(models=models, storage=storage)) as started:
+    with in_process(Settings(auth=OPEN, limits=UNLIMITED, models=models, storage=storage)) as started:
         yield started
 
 

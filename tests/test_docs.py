@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import ROOT, Server, clean_environment, running_server
+from tests.support.tokens import SECRET, token
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -20,6 +21,8 @@ _MASKS = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
     (re.compile(r"\b[0-9a-f]{32}\b"), "<request id>"),
     (re.compile(r'("(?:model|total)_ms": ?)[0-9.]+'), r"\1<time>"),
+    (re.compile(r'("(?:used|remaining|reset_seconds)": ?)\d+'), r"\1<count>"),
+    (re.compile(r"^ratelimit: .*$", re.MULTILINE), "ratelimit: <left>"),
     (re.compile(r'("pending_bytes": ?)\d+'), r"\1<bytes>"),
     (re.compile(r"^date: .*$", re.MULTILINE), "date: <date>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
@@ -34,7 +37,8 @@ _MASKS = (
 def demo_server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the models that `make run` would train."""
     log = tmp_path_factory.mktemp("docs") / "log"
-    with running_server(demo_models, log, arguments=["--migrate"]) as started:
+    environment = {"AUTH_MODE": "jwt", "JWT_SECRET": SECRET, "RATE_LIMIT": "60000/minute"}
+    with running_server(demo_models, log, environment, arguments=["--migrate"]) as started:
         yield started
 
 
@@ -81,7 +85,7 @@ def _run(command: str, server: Server, models: Path) -> str:
     line = command.replace("localhost:8000", f"127.0.0.1:{server.port}").replace(
         "python -m app", f"{sys.executable} -m app"
     )
-    environment = clean_environment(MODELS_DIR=str(models))
+    environment = clean_environment(MODELS_DIR=str(models), TOKEN=token(sub="me").decode())
     ended = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
     )

@@ -6,11 +6,16 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.api.deps import ServicesDep
-from app.api.problems import problems
-from app.errors import ModelNotFound
+from app.api.access import needs
+from app.api.deps import PrincipalDep, ServicesDep
+from app.api.problems import REFUSALS, problems
+from app.auth.principal import Principal
+from app.errors import Forbidden, ModelNotFound
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.registry import ModelEntry, State, VersionEntry
+
+# With `predict` one sees the models that one may call, with `read` all.
+_NEEDS = needs("predict", "read")
 
 router = APIRouter(prefix="/v2/catalog", tags=["catalog"])
 
@@ -60,21 +65,30 @@ class ModelDetail(BaseModel):
     versions: list[VersionDetail]
 
 
-@router.get("", response_model_exclude_none=True)
-async def list_models(services: ServicesDep) -> Catalog:
-    """List the models."""
-    return Catalog(models=[_summary(entry) for entry in services.registry.models.values()])
+@router.get("", response_model_exclude_none=True, responses=problems(*REFUSALS), openapi_extra=_NEEDS)
+async def list_models(services: ServicesDep, principal: PrincipalDep) -> Catalog:
+    """List the models: with `read` all of them, with `predict` those that one may call."""
+    entries = services.registry.models.values()
+    return Catalog(models=[_summary(entry) for entry in entries if _sees(principal, entry.name)])
 
 
-@router.get("/{model}", response_model_exclude_none=True, responses=problems(ModelNotFound))
-async def describe_model(model: str, services: ServicesDep) -> ModelDetail:
+@router.get(
+    "/{model}", response_model_exclude_none=True, responses=problems(ModelNotFound, *REFUSALS), openapi_extra=_NEEDS
+)
+async def describe_model(model: str, services: ServicesDep, principal: PrincipalDep) -> ModelDetail:
     """Describe one model: its versions, aliases, fields, figures and card."""
+    if not _sees(principal, model):
+        raise Forbidden("this needs the scope read, or predict for this model")
     entry = services.registry.model(model)
     return ModelDetail(
         name=entry.name,
         aliases=entry.aliases,
         versions=[_detail(entry, version) for version in entry.versions.values()],
     )
+
+
+def _sees(principal: Principal, model: str) -> bool:
+    return principal.may("read") or principal.may(f"predict:{model}")
 
 
 def _summary(entry: ModelEntry) -> ModelSummary:

@@ -4,7 +4,8 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from app.api.hot_route import ANONYMOUS
+from app.api.guard import Admission, admission_of
+from app.auth.principal import Principal
 from app.wiring import Services
 
 
@@ -13,10 +14,15 @@ def _services(request: Request) -> Services:
     return services
 
 
-def _principal(request: Request) -> str:  # noqa: ARG001 -- what will say who asks
-    """Who asks. Nobody has to say who they are yet."""
-    return ANONYMOUS
+def _admission(request: Request) -> Admission:
+    """Whom the gate let in."""
+    return admission_of(request.scope)
+
+
+def _principal(request: Request) -> Principal:
+    return admission_of(request.scope).principal
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-PrincipalDep = Annotated[str, Depends(_principal)]
+AdmissionDep = Annotated[Admission, Depends(_admission)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]

@@ -18,6 +18,20 @@ _SCOPE_KEY = "presage.request_id"
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _JSON = re.compile(rb'application/(?:[\w.-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 
+# On every answer. Nothing here is a page, to be framed, sniffed or kept; the one page that there is says so itself.
+SECURITY_HEADERS: list[tuple[bytes, bytes]] = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+]
+_OVER_TLS: list[tuple[bytes, bytes]] = [
+    *SECURITY_HEADERS,
+    (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
+]
+# A body up to this size is read to its end behind an early answer, so that the connection can carry another request.
+_SWALLOWED_BYTES = 64 << 10
+
 _LINGER_BYTES = 64 << 20
 _LINGER_SECONDS = 2.0
 
@@ -46,6 +60,16 @@ def declared_length(scope: Scope) -> int:
     """The `Content-Length`, or 0 where there is none; the server has checked that it is a number."""
     value = header(scope, b"content-length")
     return int(value) if value is not None and value.isdigit() and len(value) < 20 else 0  # noqa: PLR2004
+
+
+def security_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
+    """What every answer carries; over TLS also that it should stay so."""
+    return _OVER_TLS if scope["scheme"] == "https" else SECURITY_HEADERS
+
+
+def has_much_to_come(scope: Scope) -> bool:
+    """Whether the body may be so large that a refusal had better end the connection."""
+    return declared_length(scope) > _SWALLOWED_BYTES or header(scope, b"transfer-encoding") is not None
 
 
 def check_json_head(scope: Scope) -> None:

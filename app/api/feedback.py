@@ -11,13 +11,15 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
+from app.api.access import needs
 from app.api.deps import PrincipalDep, ServicesDep
 from app.api.instants import StoredInstant
 from app.api.json_route import BulkJsonRoute
 from app.api.offload import on_thread
-from app.api.predictions import flush, still_underway
-from app.api.problems import FieldProblem, field_problem, problems
+from app.api.predictions import flush, readable, still_underway
+from app.api.problems import REFUSALS, FieldProblem, field_problem, problems
 from app.api.v2 import Counts
+from app.auth.principal import Principal
 from app.errors import (
     FieldError,
     InvalidInput,
@@ -119,21 +121,28 @@ def _body_schema() -> dict[str, Any]:
     "/v2/feedback",
     response_model=FeedbackResult | FeedbackManyOut,
     responses=problems(
-        MalformedJson, PredictionNotFound, TooManyRows, UnsupportedMediaType, InvalidInput, StorageUnavailable
+        MalformedJson,
+        PredictionNotFound,
+        TooManyRows,
+        UnsupportedMediaType,
+        InvalidInput,
+        StorageUnavailable,
+        *REFUSALS,
     ),
-    openapi_extra={
-        "requestBody": {
+    openapi_extra=needs(
+        "feedback",
+        requestBody={
             "required": True,
             "content": {"application/json": {"schema": _body_schema(), "example": _EXAMPLE}},
-        }
-    },
+        },
+    ),
 )
 async def give_feedback(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Say what turned out to be true of one prediction, or of many with `items`.
 
     The newest truth stands: by its `time`, or by its arrival where it has none. Sending the same again changes nothing;
     another truth with a later time, or with the same, corrects. Of many, each has a result or an error in its place; of
-    one, the error is the answer.
+    one, the error is the answer. Predictions that others asked for need the scope `read`, too.
     """
     document = await request.json()
     many = isinstance(document, dict) and "items" in document
@@ -167,7 +176,7 @@ Result = tuple[Statement, Outcome | FieldError] | FieldError
 class _Desk:
     """Takes the statements of one request."""
 
-    def __init__(self, services: Services, principal: str, now: datetime) -> None:
+    def __init__(self, services: Services, principal: Principal, now: datetime) -> None:
         self._services = services
         self._principal = principal
         self._now = now
@@ -196,7 +205,7 @@ class _Desk:
             good = [c for c in checked if isinstance(c, Statement)]
             standing = newest(good)
             chosen = {identifier: good[place] for identifier, place in standing.items()}
-            outcomes = put(connection, chosen, principal=self._principal, now=self._now)
+            outcomes = put(connection, chosen, principal=self._principal.subject, now=self._now)
         return [
             (given, self._outcome(found, chosen, outcomes)) if isinstance(given, Statement) else given
             for given, found in zip(statements, checked, strict=True)
@@ -216,7 +225,7 @@ class _Desk:
 
     def _check(self, statement: Statement, targets: dict[UUID, queries.Target]) -> Statement | FieldError:
         target = targets.get(statement.prediction_id)
-        if target is None:
+        if target is None or not readable(self._principal, target.principal):
             return _UNKNOWN
         truths = self._truths.get((target.model, target.version))
         if truths is None:

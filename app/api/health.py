@@ -5,6 +5,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.api.access import PUBLIC
 from app.api.deps import ServicesDep
 from app.api.problems import problems
 from app.errors import NotReady
@@ -40,29 +41,42 @@ class LogHealth(BaseModel):
     pending_bytes: int = Field(description="What the database does not have yet.")
 
 
+class AccessHealth(BaseModel):
+    """Who may, and how much. Nothing here is a reason not to be ready: what was known last stands."""
+
+    clients: Literal["current", "stale", "never"] = Field(
+        description="Clients, keys and revocations, as the database has them; `never`: it has not been read yet."
+    )
+    limits: Literal["off", "up", "down"] = Field(
+        description="The sharing of limits through Redis; `down`: each process allows the whole of every plan."
+    )
+
+
 class Ready(BaseModel):
     """Every required model is served, and predictions can be put on record."""
 
     status: Literal["ready"] = "ready"
     models: list[ModelHealth]
     log: LogHealth
+    access: AccessHealth
 
 
-@router.head("/live", include_in_schema=False)
-@router.get("/live")
+@router.head("/live", include_in_schema=False, openapi_extra=PUBLIC)
+@router.get("/live", openapi_extra=PUBLIC)
 async def live() -> Live:
     """Whether the event loop turns; nothing else is looked at."""
     return Live()
 
 
-@router.head("/ready", include_in_schema=False)
-@router.get("/ready", response_model_exclude_none=True, responses=problems(NotReady))
+@router.head("/ready", include_in_schema=False, openapi_extra=PUBLIC)
+@router.get("/ready", response_model_exclude_none=True, responses=problems(NotReady), openapi_extra=PUBLIC)
 async def ready(services: ServicesDep) -> Ready:
     """Whether every required model is verified and warm; until then 503 with the reasons and a Retry-After."""
     registry = services.registry
     models, log = report(registry), log_report(services.log)
+    access = AccessHealth(clients=services.directory.state, limits=services.limits.state)
     if registry.ready and services.log.serving:
-        return Ready(models=models, log=log)
+        return Ready(models=models, log=log, access=access)
     missing = [name for name in registry.required if name not in registry.models]
     detail = "models are being loaded" if not registry.settled else "a required model is not served"
     if missing:
@@ -74,6 +88,7 @@ async def ready(services: ServicesDep) -> Ready:
         retry_after=RETRY_WHILE_REFUSED if registry.settled else RETRY_WHILE_LOADING,
         models=[health.model_dump(exclude_none=True) for health in models],
         log=log.model_dump(),
+        access=access.model_dump(),
     )
 
 

@@ -8,6 +8,7 @@ router and the middlewares. One implementation, two doors; both give the same an
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import cached_property
 from urllib.parse import parse_qsl
 
 import structlog
@@ -15,7 +16,18 @@ from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
-from app.api.exchange import REQUEST_ID, Disconnected, read_json_body, request_id, send_answer, send_early_answer
+from app.api.access import declared
+from app.api.exchange import (
+    REQUEST_ID,
+    Disconnected,
+    has_much_to_come,
+    read_json_body,
+    request_id,
+    security_headers,
+    send_answer,
+    send_early_answer,
+)
+from app.api.guard import Admission, Guard
 from app.api.problems import from_exception, render
 from app.errors import BodyTooLarge, FieldError, InvalidInput, NotReady, PresageError
 from app.storage.records import Origin
@@ -24,9 +36,11 @@ from app.wiring import Services
 log = structlog.get_logger(__name__)
 
 _JSON_HEADER = (b"content-type", b"application/json")
-ANONYMOUS = "anonymous"
 _LOUD = 500
 _GONE = 499
+# Whoever floods the service does not fill its log, too: what is refused for these is counted in the metrics.
+QUIET = {401, 429}
+_LIMITED = 429
 
 
 class Call(Request):
@@ -34,11 +48,16 @@ class Call(Request):
 
     content: bytes
     services: Services
+    admission: Admission
     started: float
 
     def origin(self, protocol: str) -> Origin:
-        """Who asks, for the log. Nobody has to say who they are yet."""
-        return Origin(request_id(self.scope), ANONYMOUS, protocol)
+        """Who asks, for the log."""
+        return Origin(request_id(self.scope), self.admission.principal.subject, protocol)
+
+    def charge(self, rows: int) -> None:
+        """The price of a batch, before any work is done for it. Raises RateLimited and BatchExceedsPlan."""
+        self.services.limits.settle(self.admission.grant, rows)
 
     def parameter(self, name: str) -> str | None:
         """The one query parameter that the route takes; raises InvalidInput for any other, and for a second value."""
@@ -76,6 +95,10 @@ class HotRoute(APIRoute):
 
     max_bytes_setting = "max_body_bytes"
 
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        return declared(self)
+
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, whatever happens; only a cancellation gets through."""
         if scope["method"] not in (self.methods or ()):
@@ -83,9 +106,11 @@ class HotRoute(APIRoute):
             return
         started = time.perf_counter()
         services: Services = scope["app"].state.services
+        call: Call | None = None
         early = False
         try:
-            reply = await self._reply(scope, receive, services, started)
+            call = self._admitted(scope, receive, services, started)
+            reply = await self._reply(call)
             status, headers, body = 200, [_JSON_HEADER, *reply.headers], reply.body
         except asyncio.CancelledError:
             # The server's grace is over. It would answer a bare 500 where we are gone; nothing else waits for us here.
@@ -96,19 +121,27 @@ class HotRoute(APIRoute):
             return
         except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
             status, headers, body = self._refuse(error, scope)
-            early = isinstance(error, BodyTooLarge)
+            early = isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope))
+        headers += security_headers(scope)
         headers.append((REQUEST_ID, request_id(scope).encode()))
+        if call is not None and status != _LIMITED:
+            headers += services.limits.headers(call.admission.grant)
         if early:
             await send_early_answer(receive, send, status, headers, body)
         else:
             await send_answer(send, status, headers, body)
         self._record(services, status, started)
 
-    async def _reply(self, scope: Scope, receive: Receive, services: Services, started: float) -> Reply:
+    def _admitted(self, scope: Scope, receive: Receive, services: Services, started: float) -> Call:
+        guard: Guard = scope["app"].state.guard
+        admission = guard.admit_to_model(scope, self._needed)
         call = Call(scope, receive)
-        call.services, call.started = services, started
-        most: int = getattr(services.settings.bounds, self.max_bytes_setting)
-        call.content = await read_json_body(scope, receive, most)
+        call.services, call.admission, call.started = services, admission, started
+        return call
+
+    async def _reply(self, call: Call) -> Reply:
+        most: int = getattr(call.services.settings.bounds, self.max_bytes_setting)
+        call.content = await read_json_body(call.scope, call.receive, most)
         reply: Reply = await self.endpoint(call)
         return reply
 
@@ -117,7 +150,8 @@ class HotRoute(APIRoute):
         problem = from_exception(error)
         event = {"method": scope["method"], "handler": self.path, "status": problem.status, "code": problem.code}
         if isinstance(error, PresageError) and problem.status != _LOUD:
-            say = log.info if problem.status < _LOUD else log.warning
+            quiet = problem.status in QUIET
+            say = log.debug if quiet else log.info if problem.status < _LOUD else log.warning
             say("request_refused", request_id=request_id(scope), **event)
         else:
             unexpected = None if isinstance(error, PresageError) else error

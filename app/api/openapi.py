@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from app.api import v1, v2
+from app.api.access import security_schemes
 from app.api.problems import Problem
+from app.config import Settings
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
 from app.registry.registry import CHAMPION, ModelEntry
@@ -25,8 +27,9 @@ _EXAMPLE_ID = "01a206f1-193a-7896-8e7a-4878df603498"
 _REFERENCE = "#/components/schemas/{model}"
 
 
-def complete(document: Document, models: Mapping[str, ModelEntry], default: str, max_rows: int) -> Document:
+def complete(document: Document, models: Mapping[str, ModelEntry], settings: Settings) -> Document:
     """A copy of FastAPI's document with the models in it."""
+    default, max_rows = settings.models.default_model, settings.bounds.max_batch_rows
     document = deepcopy(document)
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
     schemas.update(_schemas_of(TypeAdapter(Problem), "Problem"))
@@ -42,6 +45,9 @@ def complete(document: Document, models: Mapping[str, ModelEntry], default: str,
     if default in models and (versions := _served(models[default])):
         _fill(paths["/v2/predict"]["post"], models[default], versions, v2.predict_body, schemas)
         _fill(paths["/v2/batch"]["post"], models[default], versions, batch, schemas)
+    for path in ("/v2/predict", "/v2/batch"):
+        _name_model(paths[path]["post"], default)
+    document["components"]["securitySchemes"] = security_schemes(f"{settings.server.root_path}/auth/token", models)
     _fill_v1(paths, models, max_rows, schemas)
     document["paths"] = dict(sorted(paths.items(), key=lambda item: ("batch" in item[0], item[0])))
     return document
@@ -54,8 +60,16 @@ def _expand(template: Document, prefix: str, models: Mapping[str, ModelEntry]) -
         if _served(entry):
             operation = deepcopy(template["post"])
             operation["operationId"] = f"{operation['operationId']}_{name.replace('-', '_')}"
+            _name_model(operation, name)
             expanded[prefix + name] = {"post": operation}
     return expanded
+
+
+def _name_model(operation: Document, name: str) -> None:
+    """In the scopes that the operation needs."""
+    for way in operation["security"]:
+        for scheme, scopes in way.items():
+            way[scheme] = [f"{scope.partition(':')[0]}:{name}" for scope in scopes]
 
 
 def _served(entry: ModelEntry) -> "list[LoadedModel]":

@@ -8,15 +8,20 @@ from fastapi import APIRouter, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from app.api.deps import ServicesDep
+from app.api.access import needs
+from app.api.deps import PrincipalDep, ServicesDep
 from app.api.instants import Instant
 from app.api.offload import on_thread
-from app.api.problems import problems
+from app.api.problems import REFUSALS, problems
+from app.auth.principal import Principal
 from app.errors import InvalidInput, PredictionNotFound, StorageUnavailable
 from app.manifest import ModelName, Version
 from app.storage import queries
 from app.storage.ids import CURSOR, from_cursor, may_exist, to_cursor
 from app.wiring import Services
+
+# With `predict` one reads one's own, with `read` everybody's.
+_NEEDS = needs("predict", "read")
 
 router = APIRouter(prefix="/v2/predictions", tags=["prediction log"])
 
@@ -89,10 +94,9 @@ class PageQuery(BaseModel):
         json_schema_extra={"pattern": CURSOR},
     )
 
-    @property
-    def filters(self) -> queries.Filters:
-        """The question without the page."""
-        return queries.Filters(self.since, self.until, self.model, self.version, self.label, self.failed)
+    def filters(self, principal: str | None) -> queries.Filters:
+        """The question without the page, among the predictions of one principal or of all."""
+        return queries.Filters(self.since, self.until, self.model, self.version, self.label, self.failed, principal)
 
     @property
     def after(self) -> UUID | None:
@@ -100,13 +104,21 @@ class PageQuery(BaseModel):
         return None if self.cursor is None else from_cursor(self.cursor)
 
 
-@router.get("", response_model_exclude_none=True, responses=problems(InvalidInput, StorageUnavailable))
-async def list_predictions(asked: Annotated[PageQuery, Query()], services: ServicesDep) -> LoggedPageOut:
-    """List what was answered, newest first, as soon as the database has it."""
+@router.get(
+    "",
+    response_model_exclude_none=True,
+    responses=problems(InvalidInput, StorageUnavailable, *REFUSALS),
+    openapi_extra=_NEEDS,
+)
+async def list_predictions(
+    asked: Annotated[PageQuery, Query()], services: ServicesDep, principal: PrincipalDep
+) -> LoggedPageOut:
+    """List what was answered, newest first, as soon as the database has it: one's own, or with `read` all."""
+    filters = asked.filters(None if principal.may("read") else principal.subject)
 
     def read() -> LoggedPageOut:
         with services.database.reading() as connection:
-            page = queries.page(queries.on(connection), asked.filters, after=asked.after, size=asked.size)
+            page = queries.page(queries.on(connection), filters, after=asked.after, size=asked.size)
         after = None if page.after is None else to_cursor(page.after)
         return LoggedPageOut(predictions=[_logged(prediction) for prediction in page.predictions], next=after)
 
@@ -116,15 +128,16 @@ async def list_predictions(asked: Annotated[PageQuery, Query()], services: Servi
 @router.get(
     "/{prediction_id}",
     response_model_exclude_none=True,
-    responses=problems(PredictionNotFound, InvalidInput, StorageUnavailable),
+    responses=problems(PredictionNotFound, InvalidInput, StorageUnavailable, *REFUSALS),
+    openapi_extra=_NEEDS,
 )
-async def get_prediction(prediction_id: UUID, services: ServicesDep) -> LoggedOut:
+async def get_prediction(prediction_id: UUID, services: ServicesDep, principal: PrincipalDep) -> LoggedOut:
     """Look one prediction up; one that was answered a moment ago is brought into the database first."""
 
     def read() -> LoggedOut | None:
         with services.database.reading() as connection:
             found = queries.find(queries.on(connection), prediction_id)
-        return _logged(found) if found is not None else None
+        return _logged(found) if found is not None and readable(principal, found.principal) else None
 
     found = await on_thread(read)
     if found is None and may_exist(prediction_id, datetime.now(UTC)):
@@ -135,6 +148,11 @@ async def get_prediction(prediction_id: UUID, services: ServicesDep) -> LoggedOu
     if found is None:
         raise PredictionNotFound("no prediction of that id is on record")
     return found
+
+
+def readable(principal: Principal, owner: str) -> bool:
+    """Whether somebody may know of a prediction that `owner` asked for."""
+    return owner == principal.subject or principal.may("read")
 
 
 async def flush(services: Services) -> bool:

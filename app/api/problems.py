@@ -18,13 +18,16 @@ from starlette.responses import Response
 from app.api.exchange import Headers, request_id
 from app.errors import (
     FieldError,
+    Forbidden,
     InternalError,
     InvalidInput,
     MalformedJson,
     MethodNotAllowed,
     NotFound,
     PresageError,
+    RateLimited,
     RequestRefused,
+    Unauthenticated,
 )
 from app.pipelines.base import to_json
 from app.pipelines.rows import MOST_ERRORS, describe_error
@@ -87,6 +90,9 @@ def _content(kind: type[PresageError]) -> dict[str, Any]:
     example = kind((kind.__doc__ or "").strip(), errors=errors)
     return {"schema": PROBLEM_REFERENCE, "example": json.loads(render(example, "f872c3a6c8ab467cb2647c42512e1c9a")[2])}
 
+
+# What the guard may answer on any route that is not open.
+REFUSALS: tuple[type[PresageError], ...] = (Unauthenticated, Forbidden, RateLimited)
 
 PROBLEM_REFERENCE = {"$ref": "#/components/schemas/Problem"}
 

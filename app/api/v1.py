@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.api.access import needs
 from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
-from app.api.problems import problems
+from app.api.problems import REFUSALS, problems
 from app.errors import (
     FieldError,
     InvalidInput,
@@ -30,7 +31,9 @@ MODEL = "sentiment"
 ALIAS = "v1"
 FIELD = "text"
 
-_PROBLEMS = problems(MalformedJson, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady)
+_PROBLEMS = problems(MalformedJson, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady, *REFUSALS)
+
+_NEEDS = needs(f"predict:{MODEL}")
 
 router = APIRouter(tags=["version 1"])
 _one = APIRouter(route_class=HotRoute)
@@ -62,8 +65,8 @@ BATCH_BODY = BatchBody(
 )
 
 
-@_one.post("/predict", response_model=SentimentOut, responses=_PROBLEMS)
-@_one.post("/v1/predict", response_model=SentimentOut, responses=_PROBLEMS)
+@_one.post("/predict", response_model=SentimentOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
+@_one.post("/v1/predict", response_model=SentimentOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
 async def predict(call: Call) -> Reply:
     """Tell the sentiment of one text.
 
@@ -79,8 +82,8 @@ async def predict(call: Call) -> Reply:
     return Reply(to_json({"sentiment": outcome.value}), _headers(answer.ids[0], model))
 
 
-@_many.post("/batch-predict", response_model=SentimentsOut, responses=_PROBLEMS)
-@_many.post("/v1/batch", response_model=SentimentsOut, responses=_PROBLEMS)
+@_many.post("/batch-predict", response_model=SentimentsOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
+@_many.post("/v1/batch", response_model=SentimentsOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
 async def batch(call: Call) -> Reply:
     """Tell the sentiments of several texts.
 
@@ -90,6 +93,7 @@ async def batch(call: Call) -> Reply:
     call.no_parameters()
     model = _choose(call)
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
+    call.charge(len(rows))
     bad = [row for row in rows if isinstance(row, FieldError)]
     if bad:
         raise InvalidInput(f"{len(bad)} of {len(rows)} rows do not fit", errors=bad, bad_rows=[row.row for row in bad])

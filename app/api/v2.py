@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from app.api.access import needs
 from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
-from app.api.problems import FieldProblem, field_problem, problems
+from app.api.problems import REFUSALS, FieldProblem, field_problem, problems
 from app.errors import (
     FieldError,
     InvalidInput,
@@ -97,12 +98,14 @@ def predict_body(row: Any) -> Any:
 BATCH_BODY = BatchBody(title="BatchIn", member="inputs", item=lambda row: row, row=lambda row: row)
 
 _PROBLEMS = problems(
-    MalformedJson, VersionNotFound, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady
+    MalformedJson, VersionNotFound, TooManyRows, UnsupportedMediaType, InvalidInput, ModelFailed, NotReady, *REFUSALS
 )
 
 
-@_one.post("/v2/predict", response_model=PredictionOut, responses=_PROBLEMS)
-@_one.post("/v2/predict/{model}", response_model=PredictionOut, responses=_PROBLEMS)
+@_one.post("/v2/predict", response_model=PredictionOut, responses=_PROBLEMS, openapi_extra=needs("predict:{default}"))
+@_one.post(
+    "/v2/predict/{model}", response_model=PredictionOut, responses=_PROBLEMS, openapi_extra=needs("predict:{model}")
+)
 async def predict(call: Call) -> Reply:
     """Predict one row."""
     model = call.services.predictions.choose(_name(call), _version(call))
@@ -116,12 +119,13 @@ async def predict(call: Call) -> Reply:
     return Reply(to_json({**identity, **_values(outcome), "timing": _timing(call, asked)}))
 
 
-@_many.post("/v2/batch", response_model=BatchOut, responses=_PROBLEMS)
-@_many.post("/v2/batch/{model}", response_model=BatchOut, responses=_PROBLEMS)
+@_many.post("/v2/batch", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=needs("predict:{default}"))
+@_many.post("/v2/batch/{model}", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=needs("predict:{model}"))
 async def batch(call: Call) -> Reply:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
     model = call.services.predictions.choose(_name(call), _version(call))
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
+    call.charge(len(rows))
     _bound_answer(len(rows), model)
     asked = time.perf_counter()
     answer = await call.services.predictions.predict(model, rows, call.origin("v2"), call.started)

@@ -47,6 +47,8 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
     # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
     import uvicorn  # noqa: PLC0415
 
+    from app.api.protocol import guarded  # noqa: PLC0415
+    from app.auth.keys import KeyRing  # noqa: PLC0415
     from app.factory import create_app  # noqa: PLC0415
     from app.storage.database import Database  # noqa: PLC0415
     from app.telemetry.logs import configure_logs  # noqa: PLC0415
@@ -55,6 +57,8 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
     with Database(settings.storage) as database:  # an address that cannot be used ends the start here
         if migrate and database.schema_state() != "current":
             _migrate(settings.storage)
+    if settings.auth.auth_mode == "jwt":
+        KeyRing(settings.auth, production=settings.place.production)  # and so do keys
     app = create_app(settings)
 
     class Server(uvicorn.Server):
@@ -64,7 +68,7 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
 
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=guarded(settings, app.gate._metrics),  # noqa: SLF001
         loop="auto",
         ws="none",
         lifespan="on",
@@ -153,7 +157,7 @@ def _welcome(app: "Service", settings: Settings, address: str) -> str:
     """What a newcomer needs: the address, the docs page, and a call that works when it is pasted."""
     served = [name for name, entry in app.services.registry.models.items() if entry.state == "serving"]
     lines = ["", f"  Presage is ready   {address}", f"  models             {', '.join(served)}"]
-    if settings.place.docs_open:
+    if settings.place.docs_exposure == "on":
         lines.append(f"  docs page          {address}/docs")
     return "\n".join([*lines, "", "  Try it:", "", _curl(app, address, served), ""])
 
@@ -169,7 +173,20 @@ def _curl(app: "Service", address: str, served: list[str]) -> str:
         manifest = app.services.registry.resolve(name, "champion").manifest
         path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
     quoted = body.replace("'", "'\\''")
-    return f"  curl {address}{path} -H 'Content-Type: application/json' -d '{quoted}'"
+    token = _token(app)
+    bearer = f"-H 'Authorization: Bearer {token}' " if token else ""
+    return f"  curl {address}{path} {bearer}-H 'Content-Type: application/json' -d '{quoted}'"
+
+
+def _token(app: "Service") -> str | None:
+    """One that lets a newcomer predict, for as long as tokens last; in production it is not for the terminal."""
+    settings = app.settings
+    if settings.auth.auth_mode != "jwt" or settings.place.production:
+        return None
+    try:
+        return app.services.authenticator.issue("newcomer", frozenset({"predict"}), settings.auth.token_seconds)
+    except PresageError:  # tokens come from elsewhere
+        return None
 
 
 def _serves_v1(app: "Service") -> bool:

@@ -72,6 +72,7 @@ class Filters:
     version: int | None = None
     label: str | None = None
     failed: bool | None = None
+    principal: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Target:
     """What feedback is checked against."""
 
     id: UUID
+    principal: str
     model: str
     version: int
     output: Any
@@ -119,6 +121,13 @@ _FEEDBACK_COLUMNS = (
     FeedbackRow.received_at,
     FeedbackRow.principal.label("truth_principal"),
     FeedbackRow.revisions,
+)
+_TARGET_COLUMNS = (
+    PredictionRow.id,
+    PredictionRow.principal,
+    PredictionRow.model,
+    PredictionRow.version,
+    PredictionRow.output,
 )
 _BOTH: Select[Any] = select(*_COLUMNS, *_FEEDBACK_COLUMNS).outerjoin(
     FeedbackRow, FeedbackRow.prediction_id == PredictionRow.id
@@ -174,7 +183,7 @@ def span(run: Run, filters: Filters) -> tuple[UUID, UUID] | None:
 
 def targets(run: Run, identifiers: Sequence[UUID]) -> dict[UUID, Target]:
     """Those of the predictions that exist, held until the transaction ends, so that none is deleted meanwhile."""
-    columns = select(PredictionRow.id, PredictionRow.model, PredictionRow.version, PredictionRow.output)
+    columns = select(*_TARGET_COLUMNS)
     found: dict[UUID, Target] = {}
     for start in range(0, len(identifiers), _IDS_AT_ONCE):
         some = identifiers[start : start + _IDS_AT_ONCE]
@@ -227,6 +236,8 @@ def _conditions(filters: Filters) -> _Conditions:
         found.append(PredictionRow.label == filters.label)
     if filters.failed is not None:
         found.append(PredictionRow.error.is_not(None) if filters.failed else PredictionRow.error.is_(None))
+    if filters.principal is not None:
+        found.append(PredictionRow.principal == filters.principal)
     return found
 
 

@@ -50,7 +50,13 @@ def _rendering(*, json: bool) -> list[Processor]:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [
         _escape_controls,
-        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty(), pad_event_to=18, sort_keys=False),
+        structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(),
+            pad_event_to=18,
+            sort_keys=False,
+            # The one with local variables, which is chosen where rich is installed, would show credentials.
+            exception_formatter=structlog.dev.plain_traceback,
+        ),
     ]
 
 

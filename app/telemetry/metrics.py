@@ -101,6 +101,17 @@ class Metrics:
             "Age of the oldest record that the database does not have yet.",
             registry=registry,
         )
+        self.rate_limited = Counter(
+            "presage_rate_limited_total",
+            "Requests refused since a plan, the budget of an address, or failed attempts were used up.",
+            ["kind"],
+            registry=registry,
+        )
+        self.limits_redis_up = Gauge(
+            "presage_limits_redis_up",
+            "1 while limits are shared with other processes through Redis.",
+            registry=registry,
+        )
         self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
 
         self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}

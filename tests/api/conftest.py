@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from app.config import ModelSettings, Settings, StorageSettings
 from app.storage.migrations import upgrade
-from tests.support.asgi import InProcess, in_process
+from tests.support.asgi import OPEN, UNLIMITED, InProcess, in_process
 from tests.support.demo import MODULES
 from tests.support.postgres import running_postgres
 
@@ -30,5 +30,5 @@ def _started(url: str, folder: Path, models_dir: Path) -> Iterator[InProcess]:
     storage = StorageSettings(database_url=SecretStr(url), journal_dir=folder / "journal")
     upgrade(storage)
     models = ModelSettings(models_dir=models_dir, model_modules=(MODULES,))
-    with in_process(Settings(models=models, storage=storage)) as started:
+    with in_process(Settings(auth=OPEN, limits=UNLIMITED, models=models, storage=storage)) as started:
         yield started

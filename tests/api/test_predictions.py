@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from app.api.predictions import LoggedOut, LoggedPageOut
 from app.config import Settings, StorageSettings
-from tests.support.asgi import Answer, InProcess, in_process
+from tests.support.asgi import OPEN, Answer, InProcess, in_process
 from tests.support.logged import START, add, add_feedback, failed_row, identifier, row
 
 IRIS = {"sepal length (cm)": 5.1, "sepal width (cm)": 3.5, "petal length (cm)": 1.4, "petal width (cm)": 0.2}
@@ -152,7 +152,7 @@ def settings_without_a_database(tmp_path_factory: pytest.TempPathFactory) -> Set
     """Nothing listens there."""
     folder = tmp_path_factory.mktemp("absent")
     url = SecretStr("postgresql://nobody@127.0.0.1:1/nothing")
-    return Settings(storage=StorageSettings(database_url=url, journal_dir=folder / "journal"))
+    return Settings(auth=OPEN, storage=StorageSettings(database_url=url, journal_dir=folder / "journal"))
 
 
 def _list(app: InProcess, **query: Any) -> Answer:

@@ -13,7 +13,7 @@ from app.api.v2 import BatchOut, PredictionOut
 from app.config import ModelSettings, Settings, StorageSettings
 from app.training.options import Options
 from app.training.publish import publish
-from tests.support.asgi import InProcess, in_process
+from tests.support.asgi import OPEN, InProcess, in_process
 
 IRIS = {"sepal length (cm)": 5.1, "sepal width (cm)": 3.5, "petal length (cm)": 1.4, "petal width (cm)": 0.2}
 
@@ -152,7 +152,7 @@ def test_an_answer_is_bounded_by_rows_times_labels(tmp_path: Path) -> None:
     publish("many", estimator, numbers, labels, task="classification", options=options)
     models = ModelSettings(models_dir=tmp_path, default_model="many")
     storage = StorageSettings(log_policy="off")
-    with in_process(Settings(models=models, storage=storage)) as started:
+    with in_process(Settings(auth=OPEN, models=models, storage=storage)) as started:
         answer = started.request("POST", "/v2/batch", json_body={"inputs": [{"x": 1}] * 1_001})
         assert (answer.status, answer.json()["code"], answer.json()["limit"]) == (413, "too_many_rows", 1_000)
         assert started.request("POST", "/v2/batch", json_body={"inputs": [{"x": 1}] * 10}).status == 200

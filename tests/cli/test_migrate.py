@@ -15,6 +15,8 @@ from app.storage.database import Database
 from tests.support.demo import MODULES
 from tests.support.server import ROOT, clean_environment, free_port, running_server
 
+REVISIONS = {"0001": "predictions, feedback, audit", "0002": "clients, keys, revocations"}
+
 
 def _migrate(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -33,7 +35,7 @@ def test_a_new_database_gets_its_tables_once(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new/presage.db"
     first, second = _migrate(url), _migrate(url)
     assert (first.returncode, first.stderr) == (0, "")
-    assert first.stdout == "presage: database: applied 0001, predictions, feedback, audit\n"
+    assert first.stdout == "".join(f"presage: database: applied {r}, {title}\n" for r, title in REVISIONS.items())
     assert (second.returncode, second.stderr) == (0, "")
     assert second.stdout == "presage: database: nothing to migrate\n"
 
@@ -77,8 +79,7 @@ def test_a_service_migrates_before_it_serves(models_dir: Path, tmp_path: Path) -
     url = f"sqlite:///{tmp_path}/new/presage.db"
     environment = {"MODEL_MODULES": MODULES, "LOG_FORMAT": "json", "DATABASE_URL": url}
     with running_server(models_dir, tmp_path / "log", environment, arguments=["--migrate"]) as server:
-        (event,) = server.events("database_migrated")
-        assert event["revision"] == "0001"
+        assert [event["revision"] for event in server.events("database_migrated")] == list(REVISIONS)
         assert "alembic" not in server.output()
     with Database(StorageSettings(database_url=SecretStr(url))) as database:
         assert database.schema_state() == "current"

@@ -32,9 +32,14 @@ def _serve(**environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def _as_a_newcomer(**environment: str) -> dict[str, str]:
+    """Credentials are asked for, as they are by default, and the log is for people."""
+    return {"AUTH_MODE": "jwt", "LOG_FORMAT": "console", **environment}
+
+
 def test_the_printed_call_works_when_it_is_pasted(models_dir: Path, tmp_path: Path) -> None:
-    """The last lines name the address, the docs page, and a curl."""
-    with running_server(models_dir, tmp_path / "log", {"MODEL_MODULES": MODULES, "LOG_FORMAT": "console"}) as server:
+    """The last lines name the address, the docs page, and a curl that carries a token."""
+    with running_server(models_dir, tmp_path / "log", _as_a_newcomer(MODEL_MODULES=MODULES)) as server:
         printed = server.wait_for_output(_CURL)
         assert f"docs page          {server.url}/docs" in server.output()
         answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
@@ -45,7 +50,7 @@ def test_the_printed_call_fits_the_models_that_there_are(models_dir: Path, tmp_p
     """Without the sentiment model it calls the default model with a row of its own."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models/iris").symlink_to(models_dir / "iris")
-    environment = {"DEFAULT_MODEL": "iris", "LOG_FORMAT": "console"}
+    environment = _as_a_newcomer(DEFAULT_MODEL="iris")
     with running_server(tmp_path / "models", tmp_path / "log", environment) as server:
         printed = server.wait_for_output(_CURL)
         answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
@@ -59,6 +64,14 @@ def test_the_printed_call_fits_the_models_that_there_are(models_dir: Path, tmp_p
         ({"PORT": "70000"}, "PORT: Input should be less than or equal to 65535"),
         ({"ENVIRONMENT": "prod"}, "ENVIRONMENT: Input should be 'development' or 'production'"),
         ({"MAX_BATCH_ROWS": "0", "LOG_LEVEL": "loud"}, "LOG_LEVEL: Input should be"),
+        ({"MAX_BATCH_ROWS": "0", "LOG_LEVEL": "loud"}, "MAX_BATCH_ROWS: Input should be"),
+        ({"ENVIRONMENT": "production", "AUTH_MODE": "none"}, "AUTH_MODE=none is refused in production"),
+        ({"ENVIRONMENT": "production", "JWT_KEYS_DIR": "/nonexistent"}, "JWT_SECRET: is required in production"),
+        ({"ENVIRONMENT": "production", "JWT_SECRET": "s3cr3t"}, "JWT_SECRET: must have at least 32 random characters"),
+        ({"AUTH_MODE": "platform", "PLATFORM_HEADER": "X-User"}, "AUTH_MODE=platform needs TRUSTED_PROXIES"),
+        ({"TRUSTED_PROXIES": "proxy.internal"}, "TRUSTED_PROXIES: must be addresses or networks"),
+        ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: must be origins"),
+        ({"RATE_LIMIT": "many"}, "RATE_LIMIT: "),
     ],
 )
 def test_a_setting_that_cannot_be_used_ends_the_start_with_its_name(environment: dict[str, str], says: str) -> None:
@@ -110,7 +123,7 @@ def test_the_printed_call_is_no_404_for_a_sentiment_model_of_ones_own(models_dir
     """One that no alias `v1` names is called by version 2."""
     shutil.copytree(models_dir / "sentiment", tmp_path / "models/sentiment")
     (tmp_path / "models/sentiment/aliases.json").write_text('{"champion": 2}')
-    with running_server(tmp_path / "models", tmp_path / "log", {"LOG_FORMAT": "console"}) as server:
+    with running_server(tmp_path / "models", tmp_path / "log", _as_a_newcomer()) as server:
         printed = server.wait_for_output(_CURL)
         answer = subprocess.run(shlex.split(printed), capture_output=True, text=True, check=True)
         assert '"prediction":"' in answer.stdout

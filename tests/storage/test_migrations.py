@@ -30,7 +30,17 @@ from app.storage.tables import AuditRow
 from tests.support.server import clean_environment
 
 NOW = datetime(2026, 7, 14, 12, 30, tzinfo=UTC)
-TABLES = {"alembic_version", "audit", "feedback", "predictions"}
+TABLES = {
+    "alembic_version",
+    "api_keys",
+    "audit",
+    "auth_generation",
+    "clients",
+    "feedback",
+    "predictions",
+    "revoked_tokens",
+}
+APPLIED = [Applied("0001", "predictions, feedback, audit"), Applied("0002", "clients, keys, revocations")]
 
 
 def _alembic(settings: StorageSettings, run: Callable[..., Any], *arguments: str) -> None:
@@ -57,14 +67,28 @@ def _state(settings: StorageSettings) -> str:
 
 def test_up_and_down_and_up_again(empty_settings: StorageSettings) -> None:
     """Nothing is left on the way down, and alembic finds no difference at the top."""
-    assert upgrade(empty_settings) == [Applied("0001", "predictions, feedback, audit")]
+    assert upgrade(empty_settings) == APPLIED
     assert upgrade(empty_settings) == []
     assert (_tables(empty_settings), _state(empty_settings)) == (TABLES, "current")
     _alembic(empty_settings, command.check)
     _alembic(empty_settings, command.downgrade, "base")
     assert (_tables(empty_settings), _state(empty_settings)) == ({"alembic_version"}, "absent")
-    assert len(upgrade(empty_settings)) == 1
+    assert upgrade(empty_settings) == APPLIED
     _alembic(empty_settings, command.check)
+
+
+def test_each_revision_goes_up_and_down_by_itself(empty_settings: StorageSettings) -> None:
+    """What is on record before a revision is there after it, and after its way back."""
+    _alembic(empty_settings, command.upgrade, "0001")
+    row = {"id": uuid4(), "at": NOW, "principal": "p", "action": "a", "subject": "s"}
+    with Database(empty_settings) as database, database.writing() as connection:
+        connection.execute(insert(AuditRow), [row])
+    assert _state(empty_settings) == "behind"
+    assert upgrade(empty_settings) == APPLIED[1:]
+    _alembic(empty_settings, command.downgrade, "0001")
+    assert (len(_tables(empty_settings)), _state(empty_settings)) == (4, "behind")
+    with Database(empty_settings) as database, database.reading() as connection:
+        assert connection.scalars(select(AuditRow.id)).all() == [row["id"]]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +97,8 @@ def test_up_and_down_and_up_again(empty_settings: StorageSettings) -> None:
         "drop index ix_predictions_model_version_id",
         "alter table predictions drop column label",
         "create table surplus (id integer primary key)",
+        "drop table api_keys",
+        "alter table clients drop column plan",
     ],
 )
 def test_a_difference_does_not_pass_unseen(storage_settings: StorageSettings, difference: str) -> None:
@@ -93,14 +119,14 @@ def test_statements_can_be_printed_for_somebody_else(empty_settings: StorageSett
 
 
 def test_three_at_once_all_succeed(empty_settings: StorageSettings) -> None:
-    """One applies the revision; the others wait for it, and find nothing to do."""
+    """One applies the revisions; the others wait for it, and find nothing to do."""
     url = empty_settings.database_url.get_secret_value()
     processes = [_Process("-c", _MIGRATE_WHEN_TOLD, url=url) for _ in range(3)]
     for process in processes:
         process.wait_for_line("ready")
     for process in processes:
         process.tell("go")
-    assert sorted(process.end() for process in processes) == [(0, "applied 0"), (0, "applied 0"), (0, "applied 1")]
+    assert sorted(process.end() for process in processes) == [(0, "applied 0"), (0, "applied 0"), (0, "applied 2")]
     assert _state(empty_settings) == "current"
 
 
@@ -109,7 +135,7 @@ def test_patience_with_another_migration_is_bounded(empty_settings: StorageSetti
     url = database_url(empty_settings)
     with _LOCKS[url.get_backend_name()](url, 0.0), pytest.raises(MigrationFailed, match="kept its lock for 0 seconds"):
         upgrade(empty_settings, patience=0.0)
-    assert len(upgrade(empty_settings, patience=0.0)) == 1
+    assert upgrade(empty_settings, patience=0.0) == APPLIED
 
 
 def test_a_revision_that_fails_leaves_nothing_behind(empty_settings: StorageSettings) -> None:
@@ -120,7 +146,7 @@ def test_a_revision_that_fails_leaves_nothing_behind(empty_settings: StorageSett
     assert _tables(empty_settings) <= {"audit", "alembic_version"}
     assert _state(empty_settings) == "absent"
     _execute(empty_settings, "drop table audit")
-    assert len(upgrade(empty_settings)) == 1
+    assert upgrade(empty_settings) == APPLIED
 
 
 def test_a_table_in_use_is_tried_again(pg_url: str) -> None:

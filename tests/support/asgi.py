@@ -9,8 +9,12 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 
-from app.config import Settings
+from app.config import AuthSettings, LimitSettings, Settings
 from app.factory import Service, create_app
+
+# What tests that are about something else have: everybody may, and as much as they like.
+OPEN = AuthSettings(auth_mode="none")
+UNLIMITED = LimitSettings(rate_limit="1000000000/minute", address_rate_limit="1000000000/minute")
 
 Door = Literal["gate", "framework"]
 

@@ -4,6 +4,7 @@ import contextlib
 import socket
 import time
 from dataclasses import dataclass
+from typing import Self
 
 
 @dataclass
@@ -31,6 +32,46 @@ def send_raw(port: int, request: bytes, *, timeout: float = 20) -> RawAnswer:
         while len(body) < length:
             body += _more(connection, body)
     return RawAnswer(status, headers, body, time.perf_counter() - started)
+
+
+class Caller:
+    """One connection, kept open for as long as the server keeps it."""
+
+    def __init__(self, port: int, *, address: str = "127.0.0.1", timeout: float = 20) -> None:
+        """From `address`, of which the loopback has many."""
+        self.connection = socket.create_connection(("127.0.0.1", port), timeout, (address, 0))
+        self._unread = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    def send(self, data: bytes) -> None:
+        """These bytes; what a server that has seen enough does not take is lost."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.sendall(data)
+
+    def read(self, *, head_only: bool = False) -> RawAnswer:
+        """The next answer; `head_only` where it answers a HEAD."""
+        started = time.perf_counter()
+        while b"\r\n\r\n" not in self._unread:
+            self._unread += _more(self.connection, self._unread)
+        head, _, self._unread = self._unread.partition(b"\r\n\r\n")
+        status, headers = _parse_head(head)
+        length = 0 if head_only else int(headers.get("content-length", "0"))
+        while len(self._unread) < length:
+            self._unread += _more(self.connection, self._unread)
+        body, self._unread = self._unread[:length], self._unread[length:]
+        return RawAnswer(status, headers, body, time.perf_counter() - started)
+
+    def rest(self) -> bytes:
+        """All that still comes before the server closes; a reset counts as an end."""
+        with contextlib.suppress(ConnectionResetError):
+            while data := self.connection.recv(65536):
+                self._unread += data
+        return self._unread
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:

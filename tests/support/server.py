@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx2
 
+# What tests that are about something else have: everybody may, and as much as they like.
+OPEN = {"AUTH_MODE": "none", "RATE_LIMIT": "1000000000/minute", "ADDRESS_RATE_LIMIT": "1000000000/minute"}
 ROOT = Path(__file__).resolve().parents[2]
 _READY_SECONDS = 60
 
@@ -100,18 +102,21 @@ def running_server(
     *,
     wait: bool = True,
     arguments: Sequence[str] = (),
+    module: Sequence[str] = (),
 ) -> Iterator[Server]:
     """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens.
 
-    Its journal and, unless the environment names another, its database lie beside the log.
+    Unless the environment says otherwise nobody has to say who they are. Its keys, its journal and, unless the
+    environment names another, its database lie beside the log. `module` is run in the place of `app serve`.
     """
     port = free_port()
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
-    own = {"MODELS_DIR": str(models), "PORT": str(port), **places, **(environment or {})}
+    places["JWT_KEYS_DIR"] = f"{log.parent}/keys"
+    own = {"MODELS_DIR": str(models), "PORT": str(port), **OPEN, **places, **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "app", "serve", *arguments],
+            [sys.executable, "-W", "error", "-m", *(module or ("app", "serve")), *arguments],
             cwd=ROOT,
             env=clean_environment(**own),
             stdout=output,

@@ -97,7 +97,11 @@ def test_every_service_waits_until_what_it_needs_is_healthy(resolved: dict[str, 
 
 def test_the_service_comes_up_and_answers(project: Project) -> None:
     """`docker compose up --wait presage` ends with a service that predicts."""
-    answer = httpx2.post(f"http://127.0.0.1:{project.port}/predict", json={"text": "I love this product"})
+    command = ["python", "-m", "app", "token", "--subject", "tester", "--scope", "predict"]
+    bearer = {"Authorization": f"Bearer {project.run('exec', '-T', 'presage', *command)}"}
+    url = f"http://127.0.0.1:{project.port}"
+
+    answer = httpx2.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
 
     assert answer.json() == {"sentiment": "positive"}
     assert project.inspect("presage")["State"]["Health"]["Status"] == "healthy"

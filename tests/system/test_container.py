@@ -1,6 +1,7 @@
 """The image: what the Dockerfile builds, run as strictly as an engine can."""
 
 import json
+import secrets
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from tests.system.engine import Engine, wait_until
 # The first build installs every dependency.
 pytestmark = [pytest.mark.system, pytest.mark.timeout(400)]
 
+# The image is in production, where a service makes no secret of its own.
+SECRET = f"--env=JWT_SECRET={secrets.token_hex(32)}"
 STRICT = ["--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 LIMITS = ["--memory=512m", "--pids-limit=128"]
 
@@ -42,7 +45,7 @@ class Container:
         self._engine = engine
         self.port = free_port()
         published = f"--publish=127.0.0.1:{self.port}:8000"
-        self.id = engine.output("run", "--detach", published, *STRICT, *LIMITS, *options, image)
+        self.id = engine.output("run", "--detach", published, *STRICT, *LIMITS, SECRET, *options, image)
 
     def wait_for_health(self, wanted: str) -> None:
         """Wait until the engine's own check says so."""
@@ -73,7 +76,9 @@ def test_a_container_answers_a_prediction(container: Container) -> None:
     """Read-only, without capabilities and with 512 MB, the image becomes healthy and serves its own models."""
     url = f"http://127.0.0.1:{container.port}"
 
-    answer = httpx2.post(f"{url}/predict", json={"text": "I love this product"})
+    token = container.execute("python", "-m", "app", "token", "--subject", "tester", "--scope", "predict")
+    bearer = {"Authorization": f"Bearer {token}"}
+    answer = httpx2.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
 
     assert answer.status_code == 200
     assert answer.json() == {"sentiment": "positive"}
@@ -82,11 +87,20 @@ def test_a_container_answers_a_prediction(container: Container) -> None:
 
 
 def test_a_container_is_in_production(container: Container, engine: Engine) -> None:
-    """By default the image keeps its docs page closed and writes one JSON object a line."""
-    answer = httpx2.get(f"http://127.0.0.1:{container.port}/docs")
+    """By default the image closes its docs page, guards its metrics, and writes one JSON object a line."""
+    url = f"http://127.0.0.1:{container.port}"
 
-    assert answer.status_code == 404
+    assert httpx2.get(f"{url}/docs").status_code == 404
+    assert httpx2.get(f"{url}/metrics").status_code == 401
     assert all(line.startswith("{") for line in engine.logs(container.id).splitlines())
+
+
+def test_a_container_without_a_secret_does_not_start(engine: Engine, image: str) -> None:
+    """It ends with exit code 1 and a line that names what is missing."""
+    done = engine.run("run", "--rm", *STRICT, image, check=False)
+
+    assert done.returncode == 1
+    assert "JWT_SECRET: is required in production" in done.stderr
 
 
 def test_a_container_can_change_nothing(container: Container) -> None:

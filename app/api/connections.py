@@ -1,0 +1,92 @@
+"""What concerns all connections of a process at once: their deadlines, and how many one address has."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
+from typing import Protocol
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from app.api.edge import _within as within
+from app.api.edge import budget_address
+
+_LONGEST_TICK = 0.25
+_TICKS = 4
+
+
+class Overdue(Protocol):
+    """A connection that can be told that its time is up."""
+
+    flow: FlowControl
+
+    def overdue(self) -> None:
+        """Its caller has had the time that it may have."""
+
+
+class Deadlines:
+    """One timer for all connections that wait for their callers; most requests come whole and never get here.
+
+    A connection is told at the earliest when its seconds are over, and at most two ticks later. Time in which we do not
+    read, or in which the loop stood still, is not the caller's.
+    """
+
+    def __init__(self, *seconds: float) -> None:
+        """`seconds`: the deadlines that there will be; the shortest of them decides how often it looks."""
+        self._tick = min(_LONGEST_TICK, *(each / _TICKS for each in seconds))
+        self._left: dict[Overdue, float] = {}
+        self._looked = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, connection: Overdue, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """From now on; a deadline that it has is forgotten."""
+        self._left[connection] = seconds + self._tick  # some of the current tick is over
+        if self._timer is None:
+            self._schedule(loop)
+
+    def clear(self, connection: Overdue) -> None:
+        """Nothing is waited for any more."""
+        self._left.pop(connection, None)
+
+    def _schedule(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looked = loop.time()
+        self._timer = loop.call_later(self._tick, self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        spent = min(loop.time() - self._looked, 2 * self._tick)
+        for connection, left in list(self._left.items()):
+            if connection.flow.read_paused:
+                continue
+            if left > spent:
+                self._left[connection] = left - spent
+            else:
+                del self._left[connection]
+                connection.overdue()
+        self._timer = None
+        if self._left:
+            self._schedule(loop)
+
+
+class Addresses:
+    """How many connections each address has open. Trusted proxies have as many as they like."""
+
+    def __init__(self, most: int, trusted: Sequence[IPv4Network | IPv6Network]) -> None:
+        """`most`: of one address; 0 for any number."""
+        self.most = most
+        self._trusted = trusted
+        self._open: Counter[str] = Counter()
+
+    def enter(self, peer: str) -> tuple[str, int]:
+        """Count one more; the name to leave under, and how many there are now. Nothing is counted where none has to."""
+        if not self.most or within(peer, self._trusted):
+            return "", 0
+        network = budget_address({"client": (peer, 0)})
+        self._open[network] += 1
+        return network, self._open[network]
+
+    def leave(self, network: str) -> None:
+        """Count one less."""
+        if network:
+            self._open[network] -= 1
+            if not self._open[network]:
+                del self._open[network]

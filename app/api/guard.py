@@ -1,0 +1,136 @@
+"""Guard: who asks, whether they may, and how much they have left; asked before a byte of a body is read.
+
+Hot routes ask it themselves, for every other route the gate does. What has no principal draws on the budget of its
+address, so that guessing credentials, or paths, is not free.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from starlette.types import Scope
+
+from app.api.edge import TRUSTED_PEER, budget_address
+from app.auth.authenticator import ANONYMOUS
+from app.auth.principal import Principal
+from app.errors import AmbiguousCredentials, Forbidden, InvalidCredential, Unauthenticated
+from app.limits.limiter import Grant
+from app.wiring import Services
+
+# What cold routes draw on, beside the models' names.
+REQUESTS = "requests"
+_SCOPE_KEY = "presage.admission"
+_FREE = "/health/"
+_BEARER = b"bearer "
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="presage"')
+_INVALID = (b"www-authenticate", b'Bearer realm="presage", error="invalid_token"')
+_MOST_IDENTITY = 255
+
+
+@dataclass(slots=True)
+class Admission:
+    """Who was let in, and what was taken from their plan; `who` is the name of the plan's owner."""
+
+    principal: Principal
+    who: str
+    grant: Grant
+
+
+class Guard:
+    """Made once the services are open."""
+
+    def __init__(self, services: Services) -> None:
+        settings = services.settings.auth
+        self._authenticator = services.authenticator
+        self._limits = services.limits
+        self._models = services.registry.models
+        self._default_model = services.settings.models.default_model
+        self._platform_header = settings.platform_header.lower().encode()
+        identify: dict[str, Callable[[Scope], Principal]] = {
+            "jwt": self._by_credential,
+            "platform": self._by_platform,
+            "none": lambda _: ANONYMOUS,
+        }
+        self._identify = identify[settings.auth_mode]
+        self._anonymous = settings.auth_mode == "none"
+
+    def admit_to_model(self, scope: Scope, needed: Sequence[str]) -> Admission:
+        """To a route that predicts; `needed` is its declaration, with the model still to be filled in."""
+        model = needed[0].partition(":")[2]
+        if model == "{model}":
+            model = scope["path_params"]["model"]
+        elif model == "{default}":
+            model = self._default_model
+        # A name that no model has would be a window of the caller's own making.
+        window = model if model in self._models else REQUESTS
+        admission = self._admit(scope, window)
+        if not admission.principal.may(f"predict:{model}"):
+            raise _forbidden(["predict"])
+        return admission
+
+    def admit(self, scope: Scope, needed: Sequence[str]) -> None:
+        """To a cold route, on which `admission` then finds it. Raises what refuses, also for one that is open."""
+        if needed:
+            admission = scope[_SCOPE_KEY] = self._admit(scope, REQUESTS)
+            if not any(admission.principal.may_any(verb) for verb in needed):
+                raise _forbidden(needed)
+        elif not scope["path"].startswith(scope.get("root_path", "") + _FREE):
+            self._limits.admit_address(budget_address(scope))
+
+    def _admit(self, scope: Scope, window: str) -> Admission:
+        try:
+            principal = self._identify(scope)
+        except (Unauthenticated, AmbiguousCredentials) as error:
+            self._limits.admit_address(budget_address(scope))
+            if isinstance(error, Unauthenticated):
+                error.headers = [_INVALID if isinstance(error, InvalidCredential) else _CHALLENGE]
+            raise
+        who = principal.subject if not self._anonymous else f"{principal.subject} {budget_address(scope)}"
+        return Admission(principal, who, self._limits.admit(who, window, principal.plan))
+
+    def _by_credential(self, scope: Scope) -> Principal:
+        authorization = key = None
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                _only_one(authorization, key)
+                authorization = value
+            elif name == b"x-api-key":
+                _only_one(authorization, key)
+                key = value
+        if authorization is not None and authorization[:7].lower() == _BEARER:
+            return self._authenticator.bearer(authorization[7:])
+        if key is not None:
+            return self._authenticator.api_key(key)
+        raise Unauthenticated("send Authorization: Bearer TOKEN, or X-API-Key; POST /auth/token has tokens for clients")
+
+    def _by_platform(self, scope: Scope) -> Principal:
+        given = [value for name, value in scope["headers"] if name == self._platform_header]
+        if len(given) > 1:
+            raise _two()
+        identity = given[0].decode("latin-1").strip() if given and scope.get(TRUSTED_PEER) else ""
+        if not identity or len(identity) > _MOST_IDENTITY or not identity.isascii() or not identity.isprintable():
+            raise Unauthenticated("the proxy in front has not said who asks")
+        return self._authenticator.platform(identity)
+
+
+def admission_of(scope: Scope) -> Admission:
+    """Whom the gate let in to a cold route. Raises Unauthenticated where it has not been asked."""
+    found: Admission | None = scope.get(_SCOPE_KEY)
+    if found is None:
+        raise Unauthenticated("this route is reached through the gate only", headers=[_CHALLENGE])
+    return found
+
+
+def _only_one(*given: bytes | None) -> None:
+    if any(value is not None for value in given):
+        raise _two()
+
+
+def _two() -> AmbiguousCredentials:
+    return AmbiguousCredentials("send one credential: one Authorization header, or one X-API-Key")
+
+
+def _forbidden(needed: Sequence[str]) -> Forbidden:
+    """RFC 6750 has the challenge name what would do."""
+    wanted = " ".join(needed)
+    challenge = (b"www-authenticate", f'Bearer realm="presage", error="insufficient_scope", scope="{wanted}"'.encode())
+    return Forbidden(f"this needs the scope {' or '.join(needed)}", headers=[challenge])

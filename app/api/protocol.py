@@ -1,0 +1,316 @@
+"""Protocol: the wire in front of the application.
+
+uvicorn's own protocol, with bounds on what a caller may send and on how long that may take, no request that can be read
+in two ways, and an answer that explains itself to everyone who is refused.
+"""
+
+import asyncio
+from typing import Any, cast
+from uuid import uuid4
+
+import httptools
+import structlog
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from app.api.connections import Addresses, Deadlines
+from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, send_early_answer
+from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
+from app.api.problems import render
+from app.config import Settings
+from app.errors import (
+    HeadersTooLarge,
+    MalformedRequest,
+    PresageError,
+    RequestTimeout,
+    TooManyConnections,
+    UrlTooLong,
+)
+from app.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+_MOST_PIPELINED = 64
+# A colon, a blank and the end of the line.
+_BESIDE_A_HEADER = 4
+
+# What a connection is in the middle of. Numbers, since an Enum's members cost as much to look up as a parser's call.
+_QUIET = 0  # no byte of another request has come
+_HEAD = 1
+_BODY = 2
+_REFUSED = 3  # what still comes is thrown away
+
+
+class Wire:
+    """What all connections of a process share: the bounds, and what is counted over all of them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        bounds = settings.bounds
+        self.most_url_bytes = bounds.max_url_bytes
+        self.most_header_bytes = bounds.max_header_bytes
+        self.most_headers = bounds.max_headers
+        self.header_seconds = bounds.header_seconds
+        self.body_seconds = bounds.body_seconds
+        self.deadlines = Deadlines(bounds.header_seconds, bounds.body_seconds)
+        self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
+        self.metrics = metrics
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection; `guarded` binds the class to the settings."""
+
+    # Beside uvicorn's own, further names in the instance's dictionary would make every look-up in it slower.
+    __slots__ = ("_framing", "_network", "_phase", "_since", "_sound", "_unused", "_waits", "_whole")
+
+    wire: Wire
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuse a connection that is one too many; one far too many gets no answer."""
+        super().connection_made(transport)
+        self.url = b""
+        self._phase = _QUIET
+        self._whole = True  # whether the head came at once, in no more bytes than headers may have
+        self._unused = 0  # bytes of which nothing has been made yet
+        self._framing: list[tuple[bytes, bytes]] = []
+        self._sound: tuple[str, list[tuple[bytes, bytes]]] | None = None  # what was the same before, and passed
+        addresses = self.wire.addresses
+        self._network, connections = addresses.enter(self.client[0] if self.client else "")
+        self._wait(_QUIET)
+        if connections > 2 * addresses.most:
+            transport.abort()
+        elif connections > addresses.most:
+            detail = f"one address may have {addresses.most} connections"
+            self._refuse(TooManyConnections(detail, retry_after=1))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nobody is there any more."""
+        self.wire.addresses.leave(self._network)
+        self.wire.deadlines.clear(self)
+        super().connection_lost(exc)
+        # What nobody waits for any more knows this connection, and together they would stay until a rare collection.
+        for waiting, _ in self.pipeline:
+            waiting.on_response = _nothing
+        self.pipeline.clear()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came. Whatever is wrong with it ends the connection, with an answer."""
+        self._unset_keepalive_if_required()
+        if self._phase == _REFUSED:
+            self.on_body(data)
+            return
+        try:
+            self._whole = self._phase == _QUIET and len(data) <= self.wire.most_header_bytes
+            self._unused += len(data)
+            self.parser.feed_data(data)
+            if self._unused > self.wire.most_header_bytes:
+                self._check_progress()
+        except httptools.HttpParserUpgrade as stop:
+            self._without_upgrade(data[stop.args[0] :])
+        except PresageError as error:
+            self._refuse(error)
+        except httptools.HttpParserError as error:
+            self._refuse(_reason(error))
+        else:
+            waits = None if self._phase == _QUIET and self._answering() else self._phase
+            if waits != self._waits:
+                self._wait(waits)
+
+    def overdue(self) -> None:
+        """What was waited for has not come in time."""
+        if self._phase == _QUIET:
+            self.transport.close()
+        else:
+            what, seconds = "body", self.wire.body_seconds
+            if self._phase == _HEAD:
+                what, seconds = "head", self.wire.header_seconds
+            self._refuse(RequestTimeout(f"the {what} of a request may take {seconds:g} seconds to come"))
+
+    # What the parser finds.
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        super().on_message_begin()
+        self._phase = _HEAD
+        self._unused = 0
+        self._framing = []
+        if self._waits is not None:
+            self._wait(None)
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target. Raises UrlTooLong."""
+        self.url += url
+        if len(self.url) > self.wire.most_url_bytes:
+            raise UrlTooLong(f"path and query may have {self.wire.most_url_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header. A trailer is thrown away: the request has been passed on by now."""
+        if self._phase == _BODY:
+            return
+        name = name.lower()
+        if name in FRAMING:
+            value = value.rstrip(b" \t")
+            self._framing.append((name, value))
+        elif name == b"expect":
+            self.expect_100_continue = value.lower() == b"100-continue"
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Pass the request on. Raises HeadersTooLarge and MalformedRequest."""
+        if len(self.headers) > self.wire.most_headers or not (self._whole or self._fits()):
+            raise self._headers_too_large()
+        parser = self.parser
+        url, framing = self.url, (parser.get_http_version(), self._framing)
+        if framing != self._sound:
+            check_framing(*framing)
+            self._sound = framing
+        if url[:1] != b"/" or b"#" in url:
+            check_target(parser.get_method(), url)
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            raise MalformedRequest(f"at most {_MOST_PIPELINED} requests may wait on one connection")
+        if parser.should_upgrade():
+            refuse_tunnel(parser.get_method())
+            return  # it comes again, without that
+        super().on_headers_complete()
+        self._phase = _BODY
+        self._unused = 0
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._unused = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The last byte of a request."""
+        if self._phase == _BODY:
+            self._phase = _QUIET
+            super().on_message_complete()
+
+    def _without_upgrade(self, rest: bytes) -> None:
+        """The parser stops behind the head of a request that asks for another protocol.
+
+        None is spoken here, so the request is parsed again as if it had not asked.
+        """
+        line = (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        headers = [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
+        self._phase = _QUIET
+        self.data_received(b"\r\n".join([b"%s %s HTTP/%s" % line, *headers, b"", rest]))
+
+    def _check_progress(self) -> None:
+        """Raises where the parser only collects: a header, a trailer or a chunk's extension that has no end."""
+        if self._phase == _HEAD:
+            raise self._headers_too_large()
+        if self._phase == _BODY:
+            raise MalformedRequest("a chunk's extension or a trailer is too long")
+
+    def _fits(self) -> bool:
+        size = sum(len(name) + len(value) + _BESIDE_A_HEADER for name, value in self.headers)
+        return size <= self.wire.most_header_bytes
+
+    def _headers_too_large(self) -> HeadersTooLarge:
+        most, most_bytes = self.wire.most_headers, self.wire.most_header_bytes
+        return HeadersTooLarge(f"a request may have {most} headers, and {most_bytes} bytes of them")
+
+    def _answering(self) -> bool:
+        """Whether a request that has come is not answered yet."""
+        return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
+
+    def _wait(self, phase: int | None) -> None:
+        """From now on for what ends this phase, or for nothing."""
+        self._waits = phase
+        if phase is None:
+            self.wire.deadlines.clear(self)
+        else:
+            self._since = self.loop.time()
+            seconds = self.wire.body_seconds if phase == _BODY else self.wire.header_seconds
+            self.wire.deadlines.start(self, seconds, self.loop)
+
+    # Refusals.
+    def _refuse(self, error: PresageError) -> None:
+        """Answer with an error once all earlier requests are answered, and then close.
+
+        A refusal is an exchange like any other, with an application of its own, so it keeps its place in the queue.
+        """
+        broken = self.cycle if self._phase == _BODY else None
+        seconds = self.loop.time() - self._since if self._waits is not None else 0.0
+        method = self.parser.get_method().decode() if self.url else "GET"
+        self._phase = _REFUSED
+        self._wait(None)
+        if self.transport.is_closing():
+            return
+        if broken is not None and broken.response_started:
+            self._end(broken)
+            return
+        refusal = self._exchange(method)
+        app = cast("Any", Refusal(error, self.wire.metrics, seconds))
+        if self.pipeline and self.pipeline[0][0] is broken:
+            self.pipeline[0] = (refusal, app)
+        elif broken is None and self._answering():
+            self.pipeline.appendleft((refusal, app))
+        else:
+            self._start_asgi_task(refusal, app)
+        if broken is not None:
+            broken.disconnected = True  # nothing that is made of half a request goes out
+            broken.message_event.set()
+        self.cycle = refusal
+
+    def _end(self, answered: RequestResponseCycle) -> None:
+        """The caller has an answer, or is getting one, before the request was complete: that one has to do."""
+        answered.keep_alive = False
+        if answered.response_complete:
+            self.transport.close()
+
+    def _exchange(self, method: str) -> RequestResponseCycle:
+        return RequestResponseCycle(
+            scope=cast("Any", {"type": "http", "method": method}),
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=False,
+            on_response=self.on_response_complete,
+        )
+
+
+class Refusal:
+    """The application behind a request that never became one."""
+
+    def __init__(self, error: PresageError, metrics: Metrics, seconds: float) -> None:
+        """`seconds`: how long the caller has been waited for."""
+        self._error = error
+        self._metrics = metrics
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- an application's
+        """The problem document, one log line, one count."""
+        identifier = uuid4().hex
+        status, headers, body = render(self._error, identifier)
+        log.info("request_refused", status=status, code=self._error.code, request_id=identifier)
+        self._metrics.record_http("OTHER", "none", status, self._seconds)
+        headers += [*SECURITY_HEADERS, (REQUEST_ID, identifier.encode())]
+        await send_early_answer(receive, send, status, headers, body)
+
+
+def guarded(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:
+    """The protocol for `uvicorn.Config(http=…)`, bound to the settings of one process."""
+
+    class Bound(GuardedProtocol):
+        __slots__ = ()
+        wire = Wire(settings, metrics)
+
+    return Bound
+
+
+def _nothing() -> None:
+    """Do it."""
+
+
+def _reason(error: httptools.HttpParserError) -> PresageError:
+    """Why the parser stopped: we stopped it, or it met something that is not HTTP."""
+    if isinstance(error.__context__, PresageError):
+        return error.__context__
+    return MalformedRequest("this is not HTTP/1.1, or can be read in two ways")
