@@ -38,6 +38,8 @@ class OpenGuard:
 class NoLimits:
     """Counts nothing."""
 
+    state = "off"
+
     def headers(self, grant: Grant) -> list[tuple[bytes, bytes]]:  # noqa: ARG002 -- the limits'
         """None."""
         return []

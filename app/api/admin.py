@@ -12,10 +12,11 @@ from pydantic import BaseModel, Field
 
 from app.api.access import needs
 from app.api.deps import PrincipalDep, ServicesDep
-from app.api.instants import Instant
+from app.api.instants import StoredInstant
 from app.api.json_route import JsonRoute
 from app.api.offload import on_thread
 from app.api.problems import REFUSALS, problems
+from app.auth.clients import Changes
 from app.auth.principal import LEAST
 from app.auth.tokens import InvalidToken, read_unverified
 from app.errors import ClientExists, ClientNotFound, FieldError, InvalidInput, StorageUnavailable
@@ -71,7 +72,7 @@ class KeyIn(BaseModel):
     model_config = STRICT
 
     note: str = ""
-    expires_at: Instant | None = None
+    expires_at: StoredInstant | None = None
 
 
 class RevocationIn(BaseModel):
@@ -161,11 +162,12 @@ async def change_client(
     named = asked.model_fields_set
 
     def change() -> Client:
-        client = clients.get(name)
+        changes: Changes = {}
         if asked.scopes is not None:
-            client = clients.change(name, by=by, scopes=asked.scopes)
+            changes["scopes"] = asked.scopes
         if "plan" in named:
-            client = clients.change(name, by=by, plan=asked.plan)
+            changes["plan"] = asked.plan
+        client = clients.change(name, by=by, **changes)
         if asked.disabled is not None:
             client = clients.disable(name, by=by) if asked.disabled else clients.enable(name, by=by)
         return client

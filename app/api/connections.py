@@ -8,8 +8,7 @@ from typing import Protocol
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
-from app.api.edge import _within as within
-from app.api.edge import budget_address
+from app.api.edge import budget_address, within
 
 _LONGEST_TICK = 0.25
 _TICKS = 4
@@ -54,6 +53,9 @@ class Deadlines:
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         spent = min(loop.time() - self._looked, 2 * self._tick)
+        self._timer = None
+        if self._left:
+            self._schedule(loop)  # first, so that it goes on looking whatever happens
         for connection, left in list(self._left.items()):
             if connection.flow.read_paused:
                 continue
@@ -62,9 +64,6 @@ class Deadlines:
             else:
                 del self._left[connection]
                 connection.overdue()
-        self._timer = None
-        if self._left:
-            self._schedule(loop)
 
 
 class Addresses:

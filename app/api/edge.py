@@ -4,9 +4,10 @@ What proxies say of a caller counts only when they are trusted; the name that a 
 ours; and a browser lets a page of somebody else call only if it is told so.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -86,7 +87,7 @@ class Edge:
         if known is None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
-            known = self._known[peer] = _within(peer, self._trusted)
+            known = self._known[peer] = within(peer, self._trusted)
         return known
 
     def _caller(self, scope: Scope, peer: str) -> str:
@@ -106,33 +107,34 @@ class Edge:
 
 def budget_address(scope: Scope) -> str:
     """The address whose budget a request without a principal draws on; one IPv6 network is one caller."""
-    host = (scope.get("client") or ("", 0))[0]
-    try:
-        found = ip_address(host)
-    except ValueError:
-        return str(host)
-    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
+    host = str((scope.get("client") or ("", 0))[0])
+    found = _parsed(host)
+    if isinstance(found, IPv6Address):
         return f"{IPv6Address(int(found) >> _V6_NEIGHBOURS << _V6_NEIGHBOURS)}/{_V6_NEIGHBOURS}"
-    return str(host)
+    return host if found is None else str(found)
+
+
+def within(peer: str, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    """Whether an address is one of theirs."""
+    found = _parsed(peer)
+    return found is not None and any(found in network for network in networks)
 
 
 def _address(text: str) -> str | None:
     """An address in its one spelling, with or without a port; None for anything else."""
     for candidate in (text, text.rpartition(":")[0].strip("[]"), text.strip("[]")):
-        try:
-            return str(ip_address(candidate))
-        except ValueError:
-            continue
+        if (found := _parsed(candidate)) is not None:
+            return str(found)
     return None
 
 
-def _within(peer: str, networks: Any) -> bool:
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """One of version 4 is that, also where a socket for both versions writes it as one of version 6."""
     try:
-        found = ip_address(peer)
+        found = ip_address(text)
     except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return any((mapped or found) in network for network in networks)
+        return None
+    return (found.ipv4_mapped or found) if isinstance(found, IPv6Address) else found
 
 
 def _cors(origins: tuple[str, ...]) -> CORSMiddleware:

@@ -166,6 +166,16 @@ async def send_early_answer(
     await send({"type": "http.response.body", "body": b""})
 
 
+async def send_refusal(
+    scope: Scope, receive: Receive, send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+) -> None:
+    """An answer before the body was looked at; where that is large, the connection ends with it."""
+    if has_much_to_come(scope):
+        await send_early_answer(receive, send, status, headers, body)
+    else:
+        await send_answer(send, status, headers, body)
+
+
 async def _linger(receive: Receive) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):

@@ -24,11 +24,10 @@ from app.api.exchange import (
     Headers,
     body_too_large,
     declared_length,
-    has_much_to_come,
     request_id,
     security_headers,
     send_answer,
-    send_early_answer,
+    send_refusal,
 )
 from app.api.guard import Guard
 from app.api.hot_route import QUIET, HotRoute
@@ -121,8 +120,7 @@ class Gate:
                 return False
             status, headers, body = _NO_CONTENT, allowed, b""
         headers += [*security_headers(scope), (REQUEST_ID, identifier.encode())]
-        answer = send_early_answer(receive, send, status, headers, body)
-        await (answer if has_much_to_come(scope) else send_answer(send, status, headers, body))
+        await send_refusal(scope, receive, send, status, headers, body)
         self._metrics.record_http(scope["method"], "none", status, time.perf_counter() - started)
         return True
 
@@ -179,11 +177,7 @@ class _ColdExchange:
 
     async def refuse(self, error: PresageError) -> None:
         """Instead of the framework, and before the body was read."""
-        answer = render(error, self.identifier)
-        if has_much_to_come(self._scope):
-            await send_early_answer(self._receive, self.send, *answer)
-        else:
-            await send_answer(self.send, *answer)
+        await send_refusal(self._scope, self._receive, self.send, *render(error, self.identifier))
 
     async def send(self, message: Message) -> None:
         """The framework's messages, with our headers on the first; a body over the bound ends the connection."""

@@ -51,6 +51,7 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
     from app.auth.keys import KeyRing  # noqa: PLC0415
     from app.factory import create_app  # noqa: PLC0415
     from app.storage.database import Database  # noqa: PLC0415
+    from app.storage.redis import open_redis  # noqa: PLC0415
     from app.telemetry.logs import configure_logs  # noqa: PLC0415
 
     configure_logs(level=settings.server.log_level, json=settings.json_logs)
@@ -58,7 +59,8 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
         if migrate and database.schema_state() != "current":
             _migrate(settings.storage)
     if settings.auth.auth_mode == "jwt":
-        KeyRing(settings.auth, production=settings.place.production)  # and so do keys
+        KeyRing(settings.auth, production=settings.place.production)  # and so do keys,
+    open_redis(settings.storage)  # and the other address
     app = create_app(settings)
 
     class Server(uvicorn.Server):

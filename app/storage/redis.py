@@ -3,6 +3,7 @@
 It neither retries nor queues. Whoever uses it has a way to go on without.
 """
 
+import re
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
@@ -29,9 +30,8 @@ def open_redis(settings: StorageSettings) -> Redis | None:
     if not address:
         return None
     try:
-        if urlsplit(address).scheme not in ("redis", "rediss", "unix"):
-            raise _refused("must begin with redis://, rediss:// or unix://")
-        return Redis.from_url(
+        parts = urlsplit(address)
+        client = Redis.from_url(
             address,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
@@ -39,8 +39,12 @@ def open_redis(settings: StorageSettings) -> Redis | None:
             retry=Retry(NoBackoff(), 0),
             client_name="presage",
         )
-    except ValueError:
-        raise _refused("is no address; it must be redis://USER:PASSWORD@HOST:PORT/NUMBER") from None
+        client.connection_pool.make_connection()  # connects to nothing, and knows which options there are
+    except (ValueError, TypeError):
+        raise _refused("must be redis://, rediss:// or unix:// and an address, with no unknown options") from None
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise _refused("names databases by number, as in redis://HOST:6379/0")
+    return client
 
 
 def _refused(what: str) -> InvalidSettings:

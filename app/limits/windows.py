@@ -1,0 +1,116 @@
+"""Window: what has been used of one rate, as a sliding window over two counters.
+
+What was used before the current window counts by the part of it that the last `seconds` still cover. So a window is a
+few numbers, however much passes through it.
+
+Where processes share a rate, each may only use what it has claimed (`ceiling`), and one request more where it knows of
+no use that speaks against it. A process that is alone has claimed everything: its ceiling is infinite.
+"""
+
+import math
+
+# Less than any part of a row that a clock can make, and more than what floating point loses.
+_NOTHING = 1e-6
+
+
+class Window:
+    """Counts of one key, in rows. `elapsed` is always the part of the current window that is past: 0 to 1."""
+
+    __slots__ = (
+        "active",
+        "ceiling",
+        "dirty",
+        "key",
+        "limit",
+        "number",
+        "others",
+        "overdrawn",
+        "own_before",
+        "previous",
+        "seconds",
+        "spent",
+        "told",
+        "wake_at",
+    )
+
+    def __init__(self, key: str, limit: int, seconds: int, number: float, ceiling: float) -> None:
+        self.key = key
+        self.limit = limit
+        self.seconds = seconds
+        self.number = number  # windows since the clock's zero
+        self.spent = 0  # by this process, in this window
+        self.others = 0  # spent by the other processes, as last heard
+        self.previous = 0  # spent by all of them in the window before
+        self.own_before = 0  # of which by this process
+        self.ceiling = ceiling  # what `spent` may come to
+        self.overdrawn = False  # whether the one request beyond the ceiling has been made
+        self.wake_at = 0.0  # at which `spent` the others should be told soon
+        self.active = False  # whether it was asked for since the others were told
+        self.dirty = False  # whether it waits to be told
+        self.told = 0  # what `spent` was when the others were told
+
+    def advance(self, number: float, elapsed: float, fresh: float) -> None:
+        """Go on to a later window; `fresh` is the ceiling of one that nobody has used of late."""
+        if number == self.number + 1:
+            self.previous, self.own_before = self.spent + self.others, self.spent
+            # To the others, what was claimed counts no more than this now.
+            self.ceiling = max(0.0, self.ceiling - self.spent) * (1 - elapsed)
+        else:
+            self.previous = self.own_before = 0
+            self.ceiling = fresh
+        self.number = number
+        self.wake_at = self.ceiling / 2
+        self.spent = self.others = self.told = 0
+        self.overdrawn = False
+
+    def take(self, amount: int, elapsed: float) -> bool:
+        """Use `amount` if there is room for all of it; a refusal uses nothing."""
+        self.active = True
+        spent = self.spent + amount
+        before = self.previous * (1 - elapsed)
+        if before + spent + self.others > self.limit + _NOTHING:
+            return False
+        if spent > self.ceiling:
+            if self.overdrawn:
+                return False
+            self.overdrawn = True
+        self.spent = spent
+        return True
+
+    def give_back(self, number: float, amount: int) -> None:
+        """Undo a `take` of window `number`, unless it is so old that it no longer counts."""
+        if number == self.number:
+            self.spent -= amount
+        elif number == self.number - 1:
+            self.previous -= amount
+            self.own_before -= amount
+
+    def shared(self, ceiling: float, others: int, others_claims: int, previous: int, elapsed: float) -> None:
+        """Take over what an exchange brought; `others_claims` is what they have spent or may spend without asking."""
+        self.ceiling, self.others, self.previous = ceiling, others, previous
+        # Until there is room for it, the one request beyond the ceiling is the last.
+        self.overdrawn = previous * (1 - elapsed) + self.spent + others_claims > self.limit + _NOTHING
+
+    def used(self, elapsed: float) -> float:
+        """Rows that count now."""
+        return self.previous * (1 - elapsed) + self.spent + self.others
+
+    def remaining(self, elapsed: float) -> int:
+        """Whole rows that are left."""
+        return max(0, math.floor(self.limit - self.used(elapsed) + _NOTHING))
+
+    def wait(self, amount: int, elapsed: float) -> float:
+        """Seconds until `amount` fits, if nothing more is used; `amount` is at most the limit."""
+        target = self.limit - amount
+        now = self.spent + self.others
+        if self.used(elapsed) <= target + _NOTHING:
+            return 0.0
+        if now <= target:  # the window before has to pass out of sight
+            return (1 - (target - now) / self.previous - elapsed) * self.seconds
+        return (1 - elapsed + 1 - target / now) * self.seconds
+
+    def until_whole(self, elapsed: float) -> float:
+        """Seconds until all of it is there again, if nothing more is used."""
+        if self.spent + self.others:
+            return (2 - elapsed) * self.seconds
+        return (1 - elapsed) * self.seconds if self.previous else 0.0
