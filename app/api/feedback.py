@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field, Strict, TypeAdapter, Val
 from pydantic_core import PydanticCustomError
 
 from app.api.access import needs
-from app.api.deps import PrincipalDep, ServicesDep
+from app.api.deps import AdmissionDep, ServicesDep
 from app.api.instants import StoredInstant
 from app.api.json_route import BulkJsonRoute
 from app.api.offload import on_thread
@@ -137,17 +137,19 @@ def _body_schema() -> dict[str, Any]:
         },
     ),
 )
-async def give_feedback(request: Request, services: ServicesDep, principal: PrincipalDep) -> Response:
+async def give_feedback(request: Request, services: ServicesDep, admission: AdmissionDep) -> Response:
     """Say what turned out to be true of one prediction, or of many with `items`.
 
     The newest truth stands: by its `time`, or by its arrival where it has none. Sending the same again changes nothing;
     another truth with a later time, or with the same, corrects. Of many, each has a result or an error in its place; of
-    one, the error is the answer. Predictions that others asked for need the scope `read`, too.
+    one, the error is the answer. Predictions that others asked for need the scope `read`, too. Each item costs as much
+    as a request.
     """
     document = await request.json()
     many = isinstance(document, dict) and "items" in document
     items = _items(document, services.settings.bounds.max_batch_rows) if many else [document]
-    desk = _Desk(services, principal, datetime.now(UTC))
+    services.limits.settle(admission.grant, len(items))
+    desk = _Desk(services, admission.principal, datetime.now(UTC))
     results = await on_thread(lambda: desk.take([desk.read(item) for item in items]))
     results = await desk.look_again(results)
     return _answer_many(results) if many else _answer_one(results[0])

@@ -29,7 +29,7 @@ from app.api.exchange import (
     send_answer,
     send_refusal,
 )
-from app.api.guard import Guard
+from app.api.guard import ADMISSION, Guard
 from app.api.hot_route import QUIET, HotRoute
 from app.api.problems import from_exception, render
 from app.config import Settings
@@ -193,6 +193,8 @@ class _ColdExchange:
     def _headers(self, given: Headers) -> Headers:
         names = {name.lower() for name, _ in given}
         ours = [*security_headers(self._scope), (REQUEST_ID, self.identifier.encode())]
+        if (admission := self._scope.get(ADMISSION)) is not None:
+            ours += self._scope["app"].state.services.limits.headers(admission.grant)
         added = [pair for pair in ours if pair[0] not in names]
         # A connection on which bytes are left unread cannot carry another request.
         return [*added, (b"connection", b"close")] if self._body.exceeded else added

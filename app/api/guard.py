@@ -18,7 +18,7 @@ from app.wiring import Services
 
 # What cold routes draw on, beside the models' names.
 REQUESTS = "requests"
-_SCOPE_KEY = "presage.admission"
+ADMISSION = "presage.admission"
 _FREE = "/health/"
 _BEARER = b"bearer "
 _CHALLENGE = (b"www-authenticate", b'Bearer realm="presage"')
@@ -70,7 +70,7 @@ class Guard:
     def admit(self, scope: Scope, needed: Sequence[str]) -> None:
         """To a cold route, on which `admission` then finds it. Raises what refuses, also for one that is open."""
         if needed:
-            admission = scope[_SCOPE_KEY] = self._admit(scope, REQUESTS)
+            admission = scope[ADMISSION] = self._admit(scope, REQUESTS)
             if not any(admission.principal.may_any(verb) for verb in needed):
                 raise _forbidden(needed)
         elif not scope["path"].startswith(scope.get("root_path", "") + _FREE):
@@ -114,7 +114,7 @@ class Guard:
 
 def admission_of(scope: Scope) -> Admission:
     """Whom the gate let in to a cold route. Raises Unauthenticated where it has not been asked."""
-    found: Admission | None = scope.get(_SCOPE_KEY)
+    found: Admission | None = scope.get(ADMISSION)
     if found is None:
         raise Unauthenticated("this route is reached through the gate only", headers=[_CHALLENGE])
     return found

@@ -29,7 +29,16 @@ from app.api.exchange import (
 )
 from app.api.guard import Admission, Guard
 from app.api.problems import from_exception, render
-from app.errors import BodyTooLarge, FieldError, InvalidInput, NotReady, PresageError
+from app.errors import (
+    BatchExceedsPlan,
+    BodyTooLarge,
+    FieldError,
+    InvalidInput,
+    NotReady,
+    PresageError,
+    RateLimited,
+    Unavailable,
+)
 from app.storage.records import Origin
 from app.wiring import Services
 
@@ -40,7 +49,6 @@ _LOUD = 500
 _GONE = 499
 # Whoever floods the service does not fill its log, too: what is refused for these is counted in the metrics.
 QUIET = {401, 429}
-_LIMITED = 429
 
 
 class Call(Request):
@@ -107,7 +115,7 @@ class HotRoute(APIRoute):
         started = time.perf_counter()
         services: Services = scope["app"].state.services
         call: Call | None = None
-        early = False
+        error: Exception | None = None
         try:
             call = self._admitted(scope, receive, services, started)
             reply = await self._reply(call)
@@ -115,22 +123,28 @@ class HotRoute(APIRoute):
         except asyncio.CancelledError:
             # The server's grace is over. It would answer a bare 500 where we are gone; nothing else waits for us here.
             error = NotReady("the service is stopping", retry_after=1)
-            status, headers, body = self._refuse(error, scope)
         except Disconnected:
             self._record(services, _GONE, started)
             return
-        except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
+        except Exception as failure:  # noqa: BLE001 -- every failure becomes a problem document
+            error = failure
+        if error is not None:
             status, headers, body = self._refuse(error, scope)
-            early = isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope))
-        headers += security_headers(scope)
-        headers.append((REQUEST_ID, request_id(scope).encode()))
-        if call is not None and status != _LIMITED:
-            headers += services.limits.headers(call.admission.grant)
-        if early:
+        headers += self._common_headers(scope, call, error)
+        if isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope)):
             await send_early_answer(receive, send, status, headers, body)
         else:
             await send_answer(send, status, headers, body)
         self._record(services, status, started)
+
+    def _common_headers(self, scope: Scope, call: Call | None, error: Exception | None) -> list[tuple[bytes, bytes]]:
+        headers = [*security_headers(scope), (REQUEST_ID, request_id(scope).encode())]
+        if call is None or isinstance(error, RateLimited | BatchExceedsPlan):
+            return headers  # nobody was let in, or the error has said what is left
+        limits, grant = call.services.limits, call.admission.grant
+        if isinstance(error, Unavailable):
+            limits.give_back(grant)  # nobody pays for what we could not do
+        return headers + limits.headers(grant)
 
     def _admitted(self, scope: Scope, receive: Receive, services: Services, started: float) -> Call:
         guard: Guard = scope["app"].state.guard

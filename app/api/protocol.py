@@ -5,6 +5,7 @@ in two ways, and an answer that explains itself to everyone who is refused.
 """
 
 import asyncio
+from functools import partial
 from typing import Any, cast
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from app.api.connections import Addresses, Deadlines
 from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
+from app.api.hot_route import QUIET
 from app.api.problems import render
 from app.config import Settings
 from app.errors import (
@@ -35,7 +37,7 @@ _MOST_PIPELINED = 64
 _BESIDE_A_HEADER = 4
 
 # What a connection is in the middle of. Numbers, since an Enum's members cost as much to look up as a parser's call.
-_QUIET = 0  # no byte of another request has come
+_IDLE = 0  # no byte of another request has come
 _HEAD = 1
 _BODY = 2
 _REFUSED = 3  # what still comes is thrown away
@@ -68,14 +70,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse a connection that is one too many; one far too many gets no answer."""
         super().connection_made(transport)
         self.url = b""
-        self._phase = _QUIET
+        self._phase = _IDLE
         self._whole = True  # whether the head came at once, in no more bytes than headers may have
         self._unused = 0  # bytes of which nothing has been made yet
         self._framing: list[tuple[bytes, bytes]] = []
         self._sound: tuple[str, list[tuple[bytes, bytes]]] | None = None  # what was the same before, and passed
         addresses = self.wire.addresses
         self._network, connections = addresses.enter(self.client[0] if self.client else "")
-        self._wait(_QUIET)
+        self._wait(_IDLE)
         if connections > 2 * addresses.most:
             transport.abort()
         elif connections > addresses.most:
@@ -99,7 +101,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.on_body(data)
             return
         try:
-            self._whole = self._phase == _QUIET and len(data) <= self.wire.most_header_bytes
+            self._whole = self._phase == _IDLE and len(data) <= self.wire.most_header_bytes
             self._unused += len(data)
             self.parser.feed_data(data)
             if self._unused > self.wire.most_header_bytes:
@@ -111,13 +113,13 @@ class GuardedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._refuse(_reason(error))
         else:
-            waits = None if self._phase == _QUIET and self._answering() else self._phase
+            waits = None if self._phase == _IDLE and self._answering() else self._phase
             if waits != self._waits:
                 self._wait(waits)
 
     def overdue(self) -> None:
         """What was waited for has not come in time."""
-        if self._phase == _QUIET:
+        if self._phase == _IDLE:
             self.transport.close()
         else:
             what, seconds = "body", self.wire.body_seconds
@@ -181,7 +183,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The last byte of a request."""
         if self._phase == _BODY:
-            self._phase = _QUIET
+            self._phase = _IDLE
             super().on_message_complete()
 
     def _without_upgrade(self, rest: bytes) -> None:
@@ -193,7 +195,7 @@ class GuardedProtocol(HttpToolsProtocol):
         headers = [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
-        self._phase = _QUIET
+        self._phase = _IDLE
         self.data_received(b"\r\n".join([b"%s %s HTTP/%s" % line, *headers, b"", rest]))
 
     def _check_progress(self) -> None:
@@ -232,7 +234,9 @@ class GuardedProtocol(HttpToolsProtocol):
         A refusal is an exchange like any other, with an application of its own, so it keeps its place in the queue.
         """
         broken = self.cycle if self._phase == _BODY else None
-        seconds = self.loop.time() - self._since if self._waits is not None else 0.0
+        if broken is None:  # else the application has it, and counts it
+            seconds = self.loop.time() - self._since if self._waits is not None else 0.0
+            self.wire.metrics.record_http("OTHER", "none", error.status, seconds)
         method = self.parser.get_method().decode() if self.url else "GET"
         self._phase = _REFUSED
         self._wait(None)
@@ -242,7 +246,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._end(broken)
             return
         refusal = self._exchange(method)
-        app = cast("Any", Refusal(error, self.wire.metrics, seconds))
+        app = cast("Any", partial(_answer, error))
         if self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline[0] = (refusal, app)
         elif broken is None and self._answering():
@@ -276,23 +280,14 @@ class GuardedProtocol(HttpToolsProtocol):
         )
 
 
-class Refusal:
-    """The application behind a request that never became one."""
-
-    def __init__(self, error: PresageError, metrics: Metrics, seconds: float) -> None:
-        """`seconds`: how long the caller has been waited for."""
-        self._error = error
-        self._metrics = metrics
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 -- an application's
-        """The problem document, one log line, one count."""
-        identifier = uuid4().hex
-        status, headers, body = render(self._error, identifier)
-        log.info("request_refused", status=status, code=self._error.code, request_id=identifier)
-        self._metrics.record_http("OTHER", "none", status, self._seconds)
-        headers += [*SECURITY_HEADERS, (REQUEST_ID, identifier.encode())]
-        await send_early_answer(receive, send, status, headers, body)
+async def _answer(error: PresageError, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 -- an app's
+    """The application behind what never became a request: a problem document, and one log line."""
+    identifier = uuid4().hex
+    status, headers, body = render(error, identifier)
+    say = log.debug if status in QUIET else log.info
+    say("request_refused", status=status, code=error.code, request_id=identifier)
+    headers += [*SECURITY_HEADERS, (REQUEST_ID, identifier.encode())]
+    await send_early_answer(receive, send, status, headers, body)
 
 
 def guarded(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:

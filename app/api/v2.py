@@ -125,8 +125,8 @@ async def batch(call: Call) -> Reply:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
     model = call.services.predictions.choose(_name(call), _version(call))
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
-    call.charge(len(rows))
     _bound_answer(len(rows), model)
+    call.charge(len(rows))
     asked = time.perf_counter()
     answer = await call.services.predictions.predict(model, rows, call.origin("v2"), call.started)
     return Reply(await asyncio.to_thread(_batch_answer, call, answer, asked))
