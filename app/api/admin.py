@@ -53,9 +53,9 @@ class ClientChangesIn(BaseModel):
 
     model_config = STRICT
 
-    scopes: list[str] | None = Field(None, max_length=100)
+    scopes: list[str] = Field([], max_length=100)
     plan: str | None = Field(None, description="`null`: none of its own.")
-    disabled: bool | None = None
+    disabled: bool = False
 
 
 class RotateIn(BaseModel):
@@ -163,12 +163,12 @@ async def change_client(
 
     def change() -> Client:
         changes: Changes = {}
-        if asked.scopes is not None:
+        if "scopes" in named:
             changes["scopes"] = asked.scopes
         if "plan" in named:
             changes["plan"] = asked.plan
         client = clients.change(name, by=by, **changes)
-        if asked.disabled is not None:
+        if "disabled" in named:
             client = clients.disable(name, by=by) if asked.disabled else clients.enable(name, by=by)
         return client
 

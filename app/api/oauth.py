@@ -8,7 +8,7 @@ one, gets in.
 import base64
 import binascii
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import parse_qsl, unquote_plus
@@ -36,7 +36,7 @@ from app.errors import (
     UnauthorizedClient,
     UnsupportedGrantType,
 )
-from app.limits.limiter import RateLimits
+from app.limits.limiter import Grant, RateLimits
 from app.storage.clients import NAME, Client, Kind
 from app.wiring import Services
 
@@ -137,25 +137,38 @@ async def _authenticate(asked: _Asked, services: Services) -> Client:
 
 @contextmanager
 def _counting(limits: RateLimits, name: str, address: str) -> Iterator[None]:
-    """Takes a guess away before it is made, and gives it back unless it was wrong."""
-    key = name if NAME.fullmatch(name) else "?"
-    taken = [limits.attempt(f"address {address}", _FROM_ADDRESS)]
+    """Refuses a guess where too many were wrong, and counts this one if it is.
+
+    Nothing is taken while a secret is being verified: many right ones may come at once, and no more wrong ones can than
+    are verified at once.
+    """
+    for taken in _take(limits, name, address):
+        limits.give_back(taken)
     try:
-        taken.append(limits.attempt(f"client {key} {address}", _FROM_ADDRESS_FOR_CLIENT))
+        yield
+    except (InvalidClient, InvalidGrant):
+        with suppress(RateLimited):
+            _take(limits, name, address)
+        raise
+
+
+def _take(limits: RateLimits, name: str, address: str) -> list[Grant]:
+    """One guess from everything that it counts for. Raises RateLimited, and has taken nothing then."""
+    key = name if NAME.fullmatch(name) else "?"
+    rates = {f"address {address}": _FROM_ADDRESS, f"client {key} {address}": _FROM_ADDRESS_FOR_CLIENT}
+    taken: list[Grant] = []
+    try:
+        for what, rate in rates.items():
+            taken.append(limits.attempt(what, rate))
         try:
             taken.append(limits.attempt(f"client {key}", _FOR_CLIENT))
         except RateLimited:
             taken.append(limits.attempt(f"siege {key} {address}", _FROM_ADDRESS_UNDER_SIEGE))
-        yield
-    except (InvalidClient, InvalidGrant):
-        raise
-    except BaseException:
+    except RateLimited:
         for grant in taken:
             limits.give_back(grant)
         raise
-    else:
-        for grant in taken:
-            limits.give_back(grant)
+    return taken
 
 
 def _granted(scope: str, client: Client) -> frozenset[str]:

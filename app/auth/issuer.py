@@ -6,6 +6,7 @@ link-local address, where clouds keep their secrets, is not asked.
 """
 
 import base64
+import contextlib
 import http.client
 import ipaddress
 import json
@@ -29,6 +30,7 @@ _RETRY_SECONDS = 4.0
 # A token with an unknown key may ask for a fetch this often.
 _SOON_SECONDS = 2.0
 _TIMEOUT_SECONDS = 3.0
+_WHOLE_SECONDS = 4.0
 _MOST_BYTES = 256 << 10
 _MOST_KEYS = 50
 _OK = 200
@@ -110,6 +112,11 @@ def _download(url: str) -> Any:
         connection = http.client.HTTPSConnection(host, parts.port, timeout=_TIMEOUT_SECONDS, context=context)
     else:
         connection = http.client.HTTPConnection(host, parts.port, timeout=_TIMEOUT_SECONDS)
+    connection.connect()
+    # The time-out is for each read; an issuer that sends a byte a second would have the thread for ever.
+    cut = threading.Timer(_WHOLE_SECONDS, _cut, [connection.sock])
+    cut.daemon = True
+    cut.start()
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"Accept": "application/json"})
@@ -118,10 +125,17 @@ def _download(url: str) -> Any:
             raise IssuerUnreachable(f"status {answer.status}")
         content = answer.read(_MOST_BYTES + 1)
     finally:
+        cut.cancel()
         connection.close()
     if len(content) > _MOST_BYTES:
         raise IssuerUnreachable(f"more than {_MOST_BYTES} bytes")
     return json.loads(content)
+
+
+def _cut(connected: socket.socket) -> None:
+    """End the wait of whoever reads from it."""
+    with contextlib.suppress(OSError):
+        connected.shutdown(socket.SHUT_RDWR)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -88,8 +88,9 @@ class Window:
     def shared(self, ceiling: float, others: int, others_claims: int, previous: int, elapsed: float) -> None:
         """Take over what an exchange brought; `others_claims` is what they have spent or may spend without asking."""
         self.ceiling, self.others, self.previous = ceiling, others, previous
-        # Until there is room for it, the one request beyond the ceiling is the last.
-        self.overdrawn = previous * (1 - elapsed) + self.spent + others_claims > self.limit + _NOTHING
+        # The one request beyond the ceiling is the last until it has been told, and there was room for it.
+        used = previous * (1 - elapsed) + self.spent + others_claims
+        self.overdrawn = self.spent > ceiling or used > self.limit + _NOTHING
 
     def used(self, elapsed: float) -> float:
         """Rows that count now."""

@@ -35,11 +35,11 @@ def open_redis(settings: StorageSettings) -> Redis | None:
             address,
             socket_connect_timeout=_CONNECT_SECONDS,
             socket_timeout=_ANSWER_SECONDS,
-            socket_keepalive=True,
             retry=Retry(NoBackoff(), 0),
             client_name="presage",
         )
-        client.connection_pool.make_connection()  # connects to nothing, and knows which options there are
+        # Connects to nothing, and knows which options there are.
+        client.connection_pool.make_connection()  # type: ignore[no-untyped-call]
     except (ValueError, TypeError):
         raise _refused("must be redis://, rediss:// or unix:// and an address, with no unknown options") from None
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):

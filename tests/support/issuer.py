@@ -19,6 +19,8 @@ from tests.support.tokens import base64url, claims, encoded
 
 ISSUER = "https://issuer.example"
 _HANG_SECONDS = 30.0
+_DRIP_SECONDS = 0.2
+_ENDLESS = 200_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Answer:
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
     hanging: bool = False
+    dripping: bool = False
 
 
 class IssuerServer:
@@ -138,9 +141,17 @@ class IssuerServer:
                     issuer._ending.wait(_HANG_SECONDS)
                     return
                 self.send_response(answer.status)
-                for name, value in (*answer.headers, ("Content-Length", str(len(answer.body)))):
+                for name, value in (
+                    *answer.headers,
+                    ("Content-Length", str(_ENDLESS if answer.dripping else len(answer.body))),
+                ):
                     self.send_header(name, value)
                 self.end_headers()
+                while answer.dripping and not issuer._ending.wait(_DRIP_SECONDS):
+                    try:
+                        self.wfile.write(b" ")  # without end, and never so slow that a read takes long
+                    except OSError:
+                        return
                 self.wfile.write(answer.body)
 
             def log_message(self, *_: object) -> None:
