@@ -125,8 +125,8 @@ async def _authenticate(asked: _Asked, services: Services) -> Client:
     client, secret_hash = found or (None, None)
     right = await services.passwords.verify(secret_hash, asked.secret)
     if client is None or not right or client.disabled_at is not None:
-        known = asked.name if NAME.fullmatch(asked.name) else None
-        log.info("token_refused", client=known)
+        # Of a name that nobody has, nothing is said: it may be a secret in the wrong place.
+        log.info("token_refused", client=client.name if client is not None else None)
         if asked.grant_type == "password":
             raise InvalidGrant("the name or the password is wrong")
         raise InvalidClient("the client or its secret is wrong", headers=[_BASIC_CHALLENGE] if asked.by_basic else [])

@@ -6,40 +6,36 @@ must keep the promise, and to one that is known not to, which proves that the ch
 
 import http.client
 import json
-import re
 import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from tests.support import forged
+from tests.support.outside import (
+    CEILING_SECONDS,
+    TEXT,
+    Target,
+    assert_safe,
+    bearer,
+    flood,
+    get,
+    predict,
+    request,
+    strict_json,
+    with_flat_memory,
+    without_request_id,
+)
 from tests.support.raw import RawAnswer, post, send_raw
 from tests.support.tokens import token
 
-# Ten times what the slowest takes on a slow machine, or more: only what is held up gets there.
 _PROMPT_SECONDS = 0.5
-_CEILING_SECONDS = 10.0
-_FLAT_BYTES = 4 << 20
-_TEXT = b'{"text": "I love this"}'
 _FIELDS = ("sepal length (cm)", "sepal width (cm)", "petal length (cm)", "petal width (cm)")
 _SCANS = 750
 _FEW_SERIES = 5
 # Those that everybody knows, and then those that only parsers know.
 _METHODS = ("PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "MKCOL", "PURGE", "SEARCH", "LOCK", "REPORT")
-
-
-@dataclass(frozen=True)
-class Target:
-    """A service that takes tokens of `tests.support.tokens`; it has an RSA key, too, with the id `rsa`."""
-
-    port: int
-    pid: int
-    public_key: bytes
 
 
 def a_hostile_cookie_holds_nobody_up(target: Target) -> None:
@@ -66,7 +62,7 @@ def headers_have_a_bound(target: Target) -> None:
             answer = send_raw(target.port, head + headers + b"\r\n")
             assert answer.status in (400, 431), f"{len(headers)} bytes of headers were answered {answer.status}"
 
-    _with_flat_memory(target, attack)
+    with_flat_memory(target, attack)
 
 
 def a_url_has_a_bound(target: Target) -> None:
@@ -77,7 +73,7 @@ def a_url_has_a_bound(target: Target) -> None:
             answer = get(target, url)
             assert answer.status == 414, f"a megabyte of URL was answered {answer.status}"
 
-    _with_flat_memory(target, attack)
+    with_flat_memory(target, attack)
 
 
 def a_body_without_a_credential_is_not_read(target: Target) -> None:
@@ -89,13 +85,13 @@ def a_body_without_a_credential_is_not_read(target: Target) -> None:
     def attack() -> None:
         for head, part in (announced, in_chunks):
             started = time.perf_counter()
-            received = _flood(target.port, head, part, 100)
+            received = flood(target.port, head, part, 100)
             seconds = time.perf_counter() - started
             status = int(received.split(b" ", 2)[1])
             assert status in (401, 413), f"a body from nobody was answered {status}"
-            assert seconds < _CEILING_SECONDS, f"it took {seconds:.1f} s"
+            assert seconds < CEILING_SECONDS, f"it took {seconds:.1f} s"
 
-    _with_flat_memory(target, attack)
+    with_flat_memory(target, attack)
 
 
 def numbers_are_finite(target: Target) -> None:
@@ -104,11 +100,11 @@ def numbers_are_finite(target: Target) -> None:
         answer = _iris(target, literal)
         assert answer.status == 422, f"{literal} was answered {answer.status}"
         assert _FIELDS[0] in answer.body.decode(), f"{literal}: the field is not named"
-        _strict_json(answer)
+        strict_json(answer)
     for literal in ("-0.0", "5e-324", "1e30"):
         answer = _iris(target, literal)
         assert answer.status == 200, f"{literal} was answered {answer.status}"
-        _strict_json(answer)
+        strict_json(answer)
 
 
 def the_token_has_no_say_in_its_algorithm(target: Target) -> None:
@@ -176,13 +172,13 @@ def errors_repeat_nothing(target: Target) -> None:
         "a lone surrogate": post("/predict", f'{{"text": 1, "{canary}": "\\ud800"}}'.encode(), good),
         "the name of a field": post("/predict", f'{{"text": "a", {quoted}: 1}}'.encode(), good),
         "a feature": post("/v2/predict/iris", f'{{"inputs": {{"sepal length (cm)": {quoted}}}}}'.encode(), good),
-        "a token": post("/predict", _TEXT, f"Authorization: Bearer {canary}.{canary}.{canary}"),
+        "a token": post("/predict", TEXT, f"Authorization: Bearer {canary}.{canary}.{canary}"),
         "a password for Basic": request("GET", "/admin/clients", f"Authorization: Basic {canary}"),
         "an API key": request("GET", "/admin/clients", f"X-API-Key: presage_{canary}_{canary}"),
         "a path": request("GET", f"/{canary}", good),
         "an id": request("GET", f"/v2/predictions/{canary}", good),
         "a query": request("GET", f"/v2/predictions/1?size={canary}", good),
-        "a media type": post("/predict", _TEXT, f"Content-Type: application/{canary}", good),
+        "a media type": post("/predict", TEXT, f"Content-Type: application/{canary}", good),
         "a host": request("GET", "/nothing", good, host=f"{canary}.example"),
     }
     for name, sent in requests.items():
@@ -199,12 +195,12 @@ def every_answer_has_security_headers(target: Target) -> None:
     requests = {
         200: request("GET", "/health/live"),
         400: post("/predict", b"{", good),
-        401: post("/predict", _TEXT),
+        401: post("/predict", TEXT),
         404: request("GET", "/nothing"),
         405: request("DELETE", "/predict", good),
         413: post("/predict", b"", good, f"Content-Length: {100 << 20}"),
         414: request("GET", "/" + "a" * 100_000),
-        415: post("/predict", _TEXT, "Content-Encoding: gzip", good),
+        415: post("/predict", TEXT, "Content-Encoding: gzip", good),
         422: post("/predict", b'{"text": 1}', good),
         431: request("GET", "/health/live", *["X: " + "a" * 1_000] * 90),
     }
@@ -235,6 +231,41 @@ def scans_make_no_series(target: Target) -> None:
     assert added <= _FEW_SERIES, f"{added} series were added"
 
 
+def _assert_refused(target: Target, tokens: forged.Tokens) -> None:
+    """Each in the same way: which of the reasons it was is nobody's business."""
+    answers = {name: predict(target, given) for name, given in tokens.items()}
+    taken = [f"{name}: {answer.status}" for name, answer in answers.items() if answer.status != 401]
+    assert not taken, f"not refused: {', '.join(taken)}"
+    challenges = {answer.headers.get("www-authenticate") for answer in answers.values()}
+    assert challenges == {'Bearer realm="presage", error="invalid_token"'}, f"the challenges are {challenges}"
+    bodies = {without_request_id(answer) for answer in answers.values()}
+    assert len(bodies) == 1, f"the answers differ: {bodies}"
+
+
+def _iris(target: Target, literal: str) -> RawAnswer:
+    members = [f'"{_FIELDS[0]}": {literal}', *(f'"{name}": 1.5' for name in _FIELDS[1:])]
+    return send_raw(target.port, post("/v2/predict/iris", f'{{"inputs": {{{", ".join(members)}}}}}'.encode(), bearer()))
+
+
+def _scan(target: Target, numbers: range) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=CEILING_SECONDS)
+    for number in numbers:
+        for method, path, host in (
+            ("GET", f"/v2/predictions/scan-{number}/", "localhost"),
+            ("GET", f"/scan/{number}", "localhost"),
+            (_METHODS[number % len(_METHODS)], f"/v2/catalog/model-{number}", "localhost"),
+            ("GET", "/nothing", f"host-{number}.example"),
+        ):
+            connection.request(method, path, headers={"Host": host})
+            connection.getresponse().read()
+    connection.close()
+
+
+def _series(target: Target) -> int:
+    lines = get(target, "/metrics").body.decode().splitlines()
+    return sum(1 for line in lines if line and not line.startswith("#"))
+
+
 ALL: tuple[Callable[[Target], None], ...] = (
     a_hostile_cookie_holds_nobody_up,
     headers_have_a_bound,
@@ -252,130 +283,3 @@ ALL: tuple[Callable[[Target], None], ...] = (
     pages_of_others_may_not_call,
     scans_make_no_series,
 )
-
-
-def bearer(**changes: Any) -> str:
-    """The header with a good token but for the changes to its claims."""
-    return f"Authorization: Bearer {token(**changes).decode()}"
-
-
-def request(method: str, path: str, *headers: str, host: str = "localhost") -> bytes:
-    """A request without a body, as bytes."""
-    return "\r\n".join([f"{method} {path} HTTP/1.1", f"Host: {host}", *headers, "", ""]).encode("latin-1")
-
-
-def get(target: Target, path: str, *headers: str) -> RawAnswer:
-    """One GET on a connection of its own."""
-    return send_raw(target.port, request("GET", path, *headers))
-
-
-def without_request_id(answer: RawAnswer) -> bytes:
-    """The body, but for what differs in every answer."""
-    return re.sub(rb'"request_id":\s*"[^"]*"', b"", answer.body)
-
-
-def assert_safe(answer: RawAnswer, problem_type: str = "application/problem+json") -> None:
-    """Nothing to sniff, frame, run, keep or learn from, and an error that can be found again."""
-    policy = answer.headers.get("content-security-policy", "")
-    assert answer.headers.get("x-content-type-options") == "nosniff", f"{answer.status} may be sniffed"
-    assert policy.startswith("default-src 'none'"), f"{answer.status} has the policy {policy!r}"
-    assert answer.headers.get("cache-control") == "no-store", f"{answer.status} may be kept"
-    assert answer.headers.get("referrer-policy") == "no-referrer", f"{answer.status} tells where one was"
-    assert "server" not in answer.headers, f"{answer.status} says what made it"
-    assert answer.headers.get("x-request-id"), f"{answer.status} has no id"
-    if answer.status >= 400:
-        assert answer.headers["content-type"] == problem_type, answer.headers["content-type"]
-        problem = _strict_json(answer)
-        assert (problem["status"], problem["request_id"]) == (answer.status, answer.headers["x-request-id"])
-
-
-def _assert_refused(target: Target, tokens: forged.Tokens) -> None:
-    """Each in the same way: which of the reasons it was is nobody's business."""
-    answers = {name: predict(target, given) for name, given in tokens.items()}
-    taken = [f"{name}: {answer.status}" for name, answer in answers.items() if answer.status != 401]
-    assert not taken, f"not refused: {', '.join(taken)}"
-    challenges = {answer.headers.get("www-authenticate") for answer in answers.values()}
-    assert challenges == {'Bearer realm="presage", error="invalid_token"'}, f"the challenges are {challenges}"
-    bodies = {without_request_id(answer) for answer in answers.values()}
-    assert len(bodies) == 1, f"the answers differ: {bodies}"
-
-
-def predict(target: Target, given: bytes, body: bytes = _TEXT) -> RawAnswer:
-    """A text's sentiment, asked for with that token."""
-    return send_raw(target.port, post("/predict", body, f"Authorization: Bearer {given.decode('latin-1')}"))
-
-
-def _iris(target: Target, literal: str) -> RawAnswer:
-    members = [f'"{_FIELDS[0]}": {literal}', *(f'"{name}": 1.5' for name in _FIELDS[1:])]
-    return send_raw(target.port, post("/v2/predict/iris", f'{{"inputs": {{{", ".join(members)}}}}}'.encode(), bearer()))
-
-
-def _strict_json(answer: RawAnswer) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is no JSON")
-
-    try:
-        return json.loads(answer.body, parse_constant=refuse)
-    except ValueError:
-        raise AssertionError(f"{answer.status} is no JSON: {answer.body[:200]!r}") from None
-
-
-def _with_flat_memory(target: Target, attack: Callable[[], None]) -> None:
-    """Run an attack once, and then again: from then on it takes no memory, not even for a moment."""
-    attack()
-    with flat_memory(target.pid):
-        for _ in range(2):
-            attack()
-
-
-@contextmanager
-def flat_memory(pid: int) -> Iterator[None]:
-    """At no moment meanwhile does the process take more memory than it had; AssertionError if it does."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew
-    before = _peak_bytes(pid)
-    yield
-    grown = _peak_bytes(pid) - before
-    assert grown < _FLAT_BYTES, f"the process grew by {grown >> 20} MiB"
-
-
-def _peak_bytes(pid: int) -> int:
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match is not None
-    return int(match[1]) << 10
-
-
-def _flood(port: int, head: bytes, part: bytes, times: int) -> bytes:
-    """Send a part again and again, for as long as anybody takes it; what came back until the connection ended."""
-    received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=_CEILING_SECONDS) as connection:
-        with suppress(BrokenPipeError, ConnectionResetError):
-            connection.sendall(head)
-            for _ in range(times):
-                connection.sendall(part)
-        try:
-            while data := connection.recv(65_536):
-                received += data
-        except ConnectionResetError:
-            pass
-        except TimeoutError:
-            raise AssertionError(f"the connection stays open after {received[:100]!r}") from None
-    return received
-
-
-def _scan(target: Target, numbers: range) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", target.port, timeout=_CEILING_SECONDS)
-    for number in numbers:
-        for method, path, host in (
-            ("GET", f"/v2/predictions/scan-{number}/", "localhost"),
-            ("GET", f"/scan/{number}", "localhost"),
-            (_METHODS[number % len(_METHODS)], f"/v2/catalog/model-{number}", "localhost"),
-            ("GET", "/nothing", f"host-{number}.example"),
-        ):
-            connection.request(method, path, headers={"Host": host})
-            connection.getresponse().read()
-    connection.close()
-
-
-def _series(target: Target) -> int:
-    lines = get(target, "/metrics").body.decode().splitlines()
-    return sum(1 for line in lines if line and not line.startswith("#"))

@@ -22,7 +22,7 @@ from jose import JWTError, jwt
 from prometheus_fastapi_instrumentator import Instrumentator
 from pydantic import BaseModel, Field
 
-from tests.support.checks import Target
+from tests.support.outside import Target
 from tests.support.server import ROOT, clean_environment, free_port
 from tests.support.tokens import SECRET
 
