@@ -105,6 +105,7 @@ def test_the_service_comes_up_and_answers(project: Project) -> None:
 
     assert answer.json() == {"sentiment": "positive"}
     assert project.inspect("presage")["State"]["Health"]["Status"] == "healthy"
+    assert httpx2.get(f"{url}/health/ready").json()["access"] == {"clients": "current", "limits": "up"}
 
 
 @pytest.mark.parametrize("needed", ["postgres", "redis"])
