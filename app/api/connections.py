@@ -9,6 +9,8 @@ from typing import Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.edge import budget_address, within
+from app.config import Settings
+from app.telemetry.metrics import Metrics
 
 _LONGEST_TICK = 0.25
 _TICKS = 4
@@ -89,3 +91,18 @@ class Addresses:
             self._open[network] -= 1
             if not self._open[network]:
                 del self._open[network]
+
+
+class Wire:
+    """What all connections of a process share: the bounds, and what is counted over all of them."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        bounds = settings.bounds
+        self.most_url_bytes = bounds.max_url_bytes
+        self.most_header_bytes = bounds.max_header_bytes
+        self.most_headers = bounds.max_headers
+        self.header_seconds = bounds.header_seconds
+        self.body_seconds = bounds.body_seconds
+        self.deadlines = Deadlines(bounds.header_seconds, bounds.body_seconds)
+        self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
+        self.metrics = metrics

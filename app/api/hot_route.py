@@ -131,7 +131,9 @@ class HotRoute(APIRoute):
         if error is not None:
             status, headers, body = self._refuse(error, scope)
         headers += self._common_headers(scope, call, error)
-        if isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope)):
+        early = isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope))
+        error = None  # its traceback knows this frame; together they would keep the body until a rare collection
+        if early:
             await send_early_answer(receive, send, status, headers, body)
         else:
             await send_answer(send, status, headers, body)

@@ -14,7 +14,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from app.api.connections import Addresses, Deadlines
+from app.api.connections import Wire
 from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
 from app.api.hot_route import QUIET
@@ -43,26 +43,11 @@ _BODY = 2
 _REFUSED = 3  # what still comes is thrown away
 
 
-class Wire:
-    """What all connections of a process share: the bounds, and what is counted over all of them."""
-
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        bounds = settings.bounds
-        self.most_url_bytes = bounds.max_url_bytes
-        self.most_header_bytes = bounds.max_header_bytes
-        self.most_headers = bounds.max_headers
-        self.header_seconds = bounds.header_seconds
-        self.body_seconds = bounds.body_seconds
-        self.deadlines = Deadlines(bounds.header_seconds, bounds.body_seconds)
-        self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
-        self.metrics = metrics
-
-
 class GuardedProtocol(HttpToolsProtocol):
     """One connection; `guarded` binds the class to the settings."""
 
     # Beside uvicorn's own, further names in the instance's dictionary would make every look-up in it slower.
-    __slots__ = ("_framing", "_network", "_phase", "_since", "_sound", "_unused", "_waits", "_whole")
+    __slots__ = ("_framing", "_network", "_phase", "_since", "_sound", "_unused", "_waits")
 
     wire: Wire
 
@@ -71,7 +56,6 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.url = b""
         self._phase = _IDLE
-        self._whole = True  # whether the head came at once, in no more bytes than headers may have
         self._unused = 0  # bytes of which nothing has been made yet
         self._framing: list[tuple[bytes, bytes]] = []
         self._sound: tuple[str, list[tuple[bytes, bytes]]] | None = None  # what was the same before, and passed
@@ -97,23 +81,23 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came. Whatever is wrong with it ends the connection, with an answer."""
         self._unset_keepalive_if_required()
-        if self._phase == _REFUSED:
+        before = self._phase
+        if before == _REFUSED:
             self.on_body(data)
             return
         try:
-            self._whole = self._phase == _IDLE and len(data) <= self.wire.most_header_bytes
             self._unused += len(data)
             self.parser.feed_data(data)
             if self._unused > self.wire.most_header_bytes:
                 self._check_progress()
         except httptools.HttpParserUpgrade as stop:
             self._without_upgrade(data[stop.args[0] :])
-        except PresageError as error:
-            self._refuse(error)
-        except httptools.HttpParserError as error:
+        except (PresageError, httptools.HttpParserError) as error:
             self._refuse(_reason(error))
         else:
-            waits = None if self._phase == _IDLE and self._answering() else self._phase
+            waits: int | None = self._phase
+            if waits == _IDLE:
+                waits = None if self._answering() else self._begun(before, data)
             if waits != self._waits:
                 self._wait(waits)
 
@@ -128,23 +112,15 @@ class GuardedProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeout(f"the {what} of a request may take {seconds:g} seconds to come"))
 
     # What the parser finds.
-    def on_message_begin(self) -> None:
-        """The first byte of a request."""
-        super().on_message_begin()
-        self._phase = _HEAD
-        self._unused = 0
-        self._framing = []
-        if self._waits is not None:
-            self._wait(None)
-
     def on_url(self, url: bytes) -> None:
         """A piece of the target. Raises UrlTooLong."""
+        self._phase = _HEAD
         self.url += url
         if len(self.url) > self.wire.most_url_bytes:
             raise UrlTooLong(f"path and query may have {self.wire.most_url_bytes} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header. A trailer is thrown away: the request has been passed on by now."""
+        """One header. A trailer is thrown away: the request has been passed on by then."""
         if self._phase == _BODY:
             return
         name = name.lower()
@@ -157,10 +133,12 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Pass the request on. Raises HeadersTooLarge and MalformedRequest."""
-        if len(self.headers) > self.wire.most_headers or not (self._whole or self._fits()):
+        wire = self.wire
+        if len(self.headers) > wire.most_headers or (self._unused > wire.most_header_bytes and not self._fits()):
             raise self._headers_too_large()
         parser = self.parser
         url, framing = self.url, (parser.get_http_version(), self._framing)
+        self._framing = []
         if framing != self._sound:
             check_framing(*framing)
             self._sound = framing
@@ -174,6 +152,8 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._phase = _BODY
         self._unused = 0
+        if self._waits is not None:
+            self._wait(None)  # each request has time of its own, also where one ends and another begins in one piece
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -212,6 +192,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def _headers_too_large(self) -> HeadersTooLarge:
         most, most_bytes = self.wire.most_headers, self.wire.most_header_bytes
         return HeadersTooLarge(f"a request may have {most} headers, and {most_bytes} bytes of them")
+
+    def _begun(self, before: int, data: bytes) -> int:
+        """The phase where no request has come: blank lines may, and a part of a method has not been reported yet."""
+        if before == _IDLE and data.strip(b"\r\n"):
+            self._phase = _HEAD
+        return self._phase
 
     def _answering(self) -> bool:
         """Whether a request that has come is not answered yet."""
@@ -304,8 +290,9 @@ def _nothing() -> None:
     """Do it."""
 
 
-def _reason(error: httptools.HttpParserError) -> PresageError:
-    """Why the parser stopped: we stopped it, or it met something that is not HTTP."""
-    if isinstance(error.__context__, PresageError):
-        return error.__context__
+def _reason(error: Exception) -> PresageError:
+    """Why nothing more is parsed: we stopped it, inside the parser or outside, or it met something that is not HTTP."""
+    for found in (error, error.__context__):
+        if isinstance(found, PresageError):
+            return found
     return MalformedRequest("this is not HTTP/1.1, or can be read in two ways")

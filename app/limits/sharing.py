@@ -61,10 +61,9 @@ class Sharing:
 
     async def stop(self) -> None:
         """Tell the others what they do not know yet, if that can be done at once, and leave."""
-        if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # of which Python 3.11 loses one now and then, in wait_for
+            await asyncio.wait([self._task], timeout=_EXCHANGE_SECONDS)
         with suppress(Exception):
             async with asyncio.timeout(_LEAVE_SECONDS):
                 if self.state == "up":

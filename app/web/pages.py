@@ -43,8 +43,9 @@ def add_docs_page(app: FastAPI, access: dict[str, Any]) -> None:
         return FileResponse(_FOLDER / name, headers={"Cache-Control": "public, max-age=86400"})
 
     @app.get(_DOCUMENT, include_in_schema=False, openapi_extra=access)
-    async def document() -> JSONResponse:
-        return JSONResponse(app.openapi())
+    async def document(request: Request) -> JSONResponse:
+        root = request.scope.get("root_path", "").rstrip("/")
+        return JSONResponse({**app.openapi(), **({"servers": [{"url": root}]} if root else {})})
 
 
 def _policy(page: str) -> str:

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the system tests need and this machine lacks: a browser, Prometheus, and a container engine with compose.
+# Installs what the system tests need and this machine lacks: a browser, Prometheus, two proxies, Java, and a container
+# engine with compose.
 # For Debian 12 or later; as root or with sudo. A second run finds everything there and ends at once.
 set -euo pipefail
 
@@ -22,6 +23,9 @@ missing_packages() {
 chromium chromium
 prometheus prometheus
 promtool prometheus
+/usr/sbin/nginx nginx-light
+/usr/sbin/haproxy haproxy
+javac default-jdk-headless
 dockerd docker.io
 docker docker.io
 iptables iptables
