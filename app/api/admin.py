@@ -19,7 +19,16 @@ from app.api.problems import REFUSALS, problems
 from app.auth.clients import Changes
 from app.auth.principal import LEAST
 from app.auth.tokens import InvalidToken, read_unverified
-from app.errors import ClientExists, ClientNotFound, FieldError, InvalidInput, StorageUnavailable
+from app.errors import (
+    ClientExists,
+    ClientNotFound,
+    FieldError,
+    InvalidInput,
+    MalformedJson,
+    PresageError,
+    StorageUnavailable,
+    UnsupportedMediaType,
+)
 from app.pipelines.rows import STRICT
 from app.storage.clients import ApiKey, Client, Kind
 from app.wiring import Services
@@ -131,8 +140,12 @@ class NewKeyOut(BaseModel):
     key: str
 
 
-def _responses(*kinds: type[Any]) -> dict[int | str, dict[str, Any]]:
-    return problems(*kinds, StorageUnavailable, *REFUSALS)
+def _responses(*kinds: type[PresageError]) -> dict[int | str, dict[str, Any]]:
+    return problems(*kinds, InvalidInput, StorageUnavailable, *REFUSALS)
+
+
+def _body_responses(*kinds: type[PresageError]) -> dict[int | str, dict[str, Any]]:
+    return _responses(MalformedJson, UnsupportedMediaType, *kinds)
 
 
 @_without_body.get("/clients", responses=_responses(), openapi_extra=_NEEDS)
@@ -142,7 +155,7 @@ async def list_clients(services: ServicesDep) -> ClientsOut:
     return ClientsOut(clients=[_client(client) for client in found])
 
 
-@_with_body.post("/clients", status_code=201, responses=_responses(ClientExists, InvalidInput), openapi_extra=_NEEDS)
+@_with_body.post("/clients", status_code=201, responses=_body_responses(ClientExists), openapi_extra=_NEEDS)
 async def add_client(asked: ClientIn, services: ServicesDep, principal: PrincipalDep) -> SecretOut:
     """Register a client; its secret is shown this once."""
     by = principal.subject
@@ -153,7 +166,7 @@ async def add_client(asked: ClientIn, services: ServicesDep, principal: Principa
     return SecretOut(name=asked.name, secret=secret)
 
 
-@_with_body.patch("/clients/{name}", responses=_responses(ClientNotFound, InvalidInput), openapi_extra=_NEEDS)
+@_with_body.patch("/clients/{name}", responses=_body_responses(ClientNotFound), openapi_extra=_NEEDS)
 async def change_client(
     name: Name, asked: ClientChangesIn, services: ServicesDep, principal: PrincipalDep
 ) -> ClientOut:
@@ -175,7 +188,7 @@ async def change_client(
     return _client(await _changed(services, change))
 
 
-@_with_body.post("/clients/{name}/secret", responses=_responses(ClientNotFound), openapi_extra=_NEEDS)
+@_with_body.post("/clients/{name}/secret", responses=_body_responses(ClientNotFound), openapi_extra=_NEEDS)
 async def rotate_secret(name: Name, asked: RotateIn, services: ServicesDep, principal: PrincipalDep) -> SecretOut:
     """Give a client another secret, shown this once."""
     by, revoke = principal.subject, asked.revoke_tokens
@@ -193,7 +206,7 @@ async def list_keys(name: Name, services: ServicesDep) -> KeysOut:
 @_with_body.post(
     "/clients/{name}/keys",
     status_code=201,
-    responses=_responses(ClientNotFound, InvalidInput),
+    responses=_body_responses(ClientNotFound),
     openapi_extra=_NEEDS,
 )
 async def add_key(name: Name, asked: KeyIn, services: ServicesDep, principal: PrincipalDep) -> NewKeyOut:
@@ -214,7 +227,7 @@ async def revoke_key(
     return Response(status_code=204)
 
 
-@_with_body.post("/revocations", status_code=204, responses=_responses(InvalidInput), openapi_extra=_NEEDS)
+@_with_body.post("/revocations", status_code=204, responses=_body_responses(), openapi_extra=_NEEDS)
 async def revoke_token(asked: RevocationIn, services: ServicesDep, principal: PrincipalDep) -> Response:
     """Refuse a token from now on, whoever has it."""
     jti, expires_at = _token(asked)

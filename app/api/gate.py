@@ -33,7 +33,7 @@ from app.api.guard import ADMISSION, Guard
 from app.api.hot_route import QUIET, HotRoute
 from app.api.problems import from_exception, render
 from app.config import Settings
-from app.errors import PresageError
+from app.errors import MethodNotAllowed, PresageError
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class Gate:
         # Apart, so that a path with a brace in it is no template.
         self._exact = {path: route for path, route in hot.items() if not path.endswith(_MODEL)}
         self._by_model = {path.removesuffix(_MODEL): route for path, route in hot.items() if path.endswith(_MODEL)}
-        self._cold_routes = cold_routes(routes, settings)
+        self._routes = known_routes(routes, settings)
         self._root_path = settings.server.root_path
         self._max_body_bytes = settings.bounds.max_body_bytes
         self._edge = Edge(settings.edge)
@@ -101,10 +101,14 @@ class Gate:
         scope["raw_path"] = self._root_path.encode() + (scope.get("raw_path") or path.encode())
         return path
 
-    def _find(self, path: str, method: str) -> ColdRoute | None:
-        """The route that FastAPI will choose: the first that fits."""
-        fitting = (route for route in self._cold_routes if method in route.methods and route.pattern.match(path))
-        return next(fitting, None)
+    def _find(self, path: str, method: str) -> ColdRoute | MethodNotAllowed | None:
+        """The route that FastAPI will choose, the first that fits; or that the path is there for other methods."""
+        fitting = [route for route in self._routes if route.pattern.match(path)]
+        found = next((route for route in fitting if method in route.methods), None)
+        if found is None and fitting:
+            allowed = ", ".join(sorted(set[str]().union(*(route.methods for route in fitting))))
+            return MethodNotAllowed("this path does not take that method", headers=[(b"allow", allowed.encode())])
+        return found
 
     async def _stopped_at_the_edge(self, scope: Scope, receive: Receive, send: Send, path: str) -> bool:
         """Whether the request ends here: it is addressed to somebody else, or asks only whether it may be made."""
@@ -124,12 +128,17 @@ class Gate:
         self._metrics.record_http(scope["method"], "none", status, time.perf_counter() - started)
         return True
 
-    async def _cold(self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp, route: ColdRoute | None) -> None:
+    async def _cold(
+        self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp, found: ColdRoute | MethodNotAllowed | None
+    ) -> None:
+        route = found if isinstance(found, ColdRoute) else None
         exchange = _ColdExchange(scope, receive, send, route.most_bytes if route else self._max_body_bytes)
         guard: Guard = scope["app"].state.guard
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
         try:
             guard.admit(scope, route.needed if route else ())
+            if isinstance(found, MethodNotAllowed):
+                raise found
             exchange.check_length()
         except PresageError as error:
             # The framework, and with it the instrumentator, never sees this request; so it is counted here.
@@ -223,14 +232,15 @@ def hot_routes(routes: Iterable[BaseRoute]) -> dict[str, HotRoute]:
     return {c.path: c.original_route for c in contexts if c.path and isinstance(c.original_route, HotRoute)}
 
 
-def cold_routes(routes: Iterable[BaseRoute], settings: Settings) -> list[ColdRoute]:
-    """The others, in the order in which FastAPI looks at them. Raises TypeError for one with no declaration."""
+def known_routes(routes: Iterable[BaseRoute], settings: Settings) -> list[ColdRoute]:
+    """All of them, in the order in which FastAPI looks at them; of hot ones, what is left to it.
+
+    Raises TypeError for one with no declaration.
+    """
     found = []
     for context in iter_route_contexts(list(routes)):
         route, path = context.original_route, context.path
-        if isinstance(route, HotRoute):
-            declared(route)
-        elif isinstance(route, APIRoute) and path is not None:
+        if isinstance(route, APIRoute) and path is not None:
             most: int = getattr(settings.bounds, getattr(route, "max_bytes_setting", "max_body_bytes"))
             found.append(ColdRoute(path, compile_path(path)[0], frozenset(route.methods or ()), declared(route), most))
         else:

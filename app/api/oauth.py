@@ -22,7 +22,7 @@ from app.api.deps import ServicesDep
 from app.api.edge import budget_address
 from app.api.exchange import header, request_id
 from app.api.offload import on_thread
-from app.api.problems import problems, render
+from app.api.problems import MEDIA_TYPE, problems, render
 from app.auth.directory import find_client
 from app.auth.principal import is_scope
 from app.errors import (
@@ -44,6 +44,7 @@ log = structlog.get_logger(__name__)
 
 router = APIRouter(prefix="/auth", tags=["access"])
 
+_JSON = "application/json"
 _FORM = "application/x-www-form-urlencoded"
 _MOST_BYTES = 16 << 10
 _MOST_FIELDS = 20
@@ -59,6 +60,12 @@ _DATABASE_SECONDS = 5.0
 
 GrantType = Literal["client_credentials", "password"]
 _KIND: Mapping[GrantType, Kind] = {"client_credentials": "service", "password": "user"}
+
+
+# In the form of RFC 6749, but for what the gate refuses before anybody looks at the request.
+_RESPONSES = problems(InvalidTokenRequest, InvalidClient, RateLimited, StorageUnavailable)
+for _response_of in _RESPONSES.values():
+    _response_of["content"] = dict.fromkeys((_JSON, MEDIA_TYPE), *_response_of["content"].values())
 
 
 class TokenForm(BaseModel):
@@ -93,7 +100,7 @@ class _Asked:
 @router.post(
     "/token",
     response_model=TokenOut,
-    responses=problems(InvalidTokenRequest, InvalidClient, RateLimited, StorageUnavailable),
+    responses=_RESPONSES,
     openapi_extra={
         **PUBLIC,
         "requestBody": {"required": True, "content": {_FORM: {"schema": TokenForm.model_json_schema()}}},
@@ -239,6 +246,6 @@ def _refusal(error: PresageError, request: Request) -> Response:
 
 
 def _response(status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> Response:
-    response = Response(body, status, media_type="application/json", headers={"Pragma": "no-cache"})
+    response = Response(body, status, media_type=_JSON, headers={"Pragma": "no-cache"})
     response.raw_headers += [*headers, (b"cache-control", b"no-store")]
     return response

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from app.api.exchange import Headers, request_id
 from app.errors import (
+    AmbiguousCredentials,
     FieldError,
     Forbidden,
     InternalError,
@@ -81,8 +82,11 @@ def field_problem(found: FieldError) -> dict[str, Any]:
 
 
 def problems(*kinds: type[PresageError]) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route that may raise these, for the OpenAPI document; one example for each status."""
-    return {kind.status: {"description": kind.title, "content": {MEDIA_TYPE: _content(kind)}} for kind in kinds}
+    """The `responses` of a route that may raise these, for the OpenAPI document; the first speaks for its status."""
+    first = {kind.status: kind for kind in reversed(kinds)}
+    return {
+        status: {"description": kind.title, "content": {MEDIA_TYPE: _content(kind)}} for status, kind in first.items()
+    }
 
 
 def _content(kind: type[PresageError]) -> dict[str, Any]:
@@ -92,7 +96,7 @@ def _content(kind: type[PresageError]) -> dict[str, Any]:
 
 
 # What the guard may answer on any route that is not open.
-REFUSALS: tuple[type[PresageError], ...] = (Unauthenticated, Forbidden, RateLimited)
+REFUSALS: tuple[type[PresageError], ...] = (AmbiguousCredentials, Unauthenticated, Forbidden, RateLimited)
 
 PROBLEM_REFERENCE = {"$ref": "#/components/schemas/Problem"}
 
