@@ -3,8 +3,8 @@
 What was used before the current window counts by the part of it that the last `seconds` still cover. So a window is a
 few numbers, however much passes through it.
 
-Where processes share a rate, each may only use what it has claimed (`ceiling`), and one request more where it knows of
-no use that speaks against it. A process that is alone has claimed everything: its ceiling is infinite.
+Where processes share a rate, each may only use what it has claimed (`ceiling`), and one request more where there is
+room. A process that is alone has claimed everything: its ceiling is infinite.
 """
 
 import math
@@ -24,6 +24,7 @@ class Window:
         "limit",
         "number",
         "others",
+        "others_claims",
         "overdrawn",
         "own_before",
         "previous",
@@ -40,6 +41,7 @@ class Window:
         self.number = number  # windows since the clock's zero
         self.spent = 0  # by this process, in this window
         self.others = 0  # spent by the other processes, as last heard
+        self.others_claims = 0  # and with what they may spend without asking
         self.previous = 0  # spent by all of them in the window before
         self.own_before = 0  # of which by this process
         self.ceiling = ceiling  # what `spent` may come to
@@ -60,7 +62,7 @@ class Window:
             self.ceiling = fresh
         self.number = number
         self.wake_at = self.ceiling / 2
-        self.spent = self.others = self.told = 0
+        self.spent = self.others = self.others_claims = self.told = 0
         self.overdrawn = False
 
     def take(self, amount: int, elapsed: float) -> bool:
@@ -68,10 +70,12 @@ class Window:
         self.active = True
         spent = self.spent + amount
         before = self.previous * (1 - elapsed)
-        if before + spent + self.others > self.limit + _NOTHING:
+        room = self.limit + _NOTHING - before - spent
+        if room < self.others:
             return False
         if spent > self.ceiling:
-            if self.overdrawn:
+            # A batch cannot be let in bit by bit; one row can wait until the others have given back what they hold.
+            if self.overdrawn or (amount == 1 and room < self.others_claims):
                 return False
             self.overdrawn = True
         self.spent = spent
@@ -86,8 +90,8 @@ class Window:
             self.own_before -= amount
 
     def shared(self, ceiling: float, others: int, others_claims: int, previous: int, elapsed: float) -> None:
-        """Take over what an exchange brought; `others_claims` is what they have spent or may spend without asking."""
-        self.ceiling, self.others, self.previous = ceiling, others, previous
+        """Take over what an exchange brought."""
+        self.ceiling, self.others, self.others_claims, self.previous = ceiling, others, others_claims, previous
         # The one request beyond the ceiling is the last until it has been told, and there was room for it.
         used = previous * (1 - elapsed) + self.spent + others_claims
         self.overdrawn = self.spent > ceiling or used > self.limit + _NOTHING
