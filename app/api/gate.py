@@ -137,9 +137,9 @@ class Gate:
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
         try:
             guard.admit(scope, route.needed if route else ())
+            exchange.check_length()
             if isinstance(found, MethodNotAllowed):
                 raise found
-            exchange.check_length()
         except PresageError as error:
             # The framework, and with it the instrumentator, never sees this request; so it is counted here.
             await exchange.refuse(error)

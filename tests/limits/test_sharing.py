@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from threading import Barrier
 
 import pytest
 
 from app.config import LimitSettings, StorageSettings
+from app.errors import RateLimited
 from app.limits.limiter import RateLimits
 from app.telemetry.metrics import Metrics
 from tests.support.limits import admitted, drained, sharing, until
@@ -127,6 +129,26 @@ def test_a_batch_that_fits_is_not_refused_for_what_others_hold_ready(valkey: Val
             await until(lambda: _remaining(second) == 500)
             second.settle(second.admit("alice", "iris"), 400)
             await until(lambda: _remaining(first) == 100)
+
+    asyncio.run(run())
+
+
+def test_of_batches_too_only_one_goes_beyond_what_a_process_holds(valkey: Valkey) -> None:
+    """What another process holds and has not used yet is not used up by batch after batch."""
+
+    async def run() -> None:
+        async with sharing(valkey.settings, "1000/day") as (first, second):
+            admitted(second, "alice", 50)
+            await until(lambda: _held(second) > 400)
+            await _die(second)  # with what it holds
+            rows, total = 10, 50
+            for _ in range(200):
+                with suppress(RateLimited):
+                    first.settle(first.admit("alice", "iris"), rows)
+                    total += rows
+                await asyncio.sleep(0.001)
+            total += admitted(second, "alice", 1000)
+            assert 950 <= total <= 1000 + rows
 
     asyncio.run(run())
 
