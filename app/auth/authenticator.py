@@ -44,7 +44,7 @@ class Authenticator:
         self._issuer = Issuer(settings)
         self._verifier = Verifier(self._find, settings.jwt_leeway_seconds)
         self._remembered: dict[bytes, tuple[Principal, float]] = {}
-        self._numbers = (-1, -1, -1)
+        self._number = -1
         self._following: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -94,11 +94,13 @@ class Authenticator:
         return issue(key, subject, scopes, now=now, seconds=seconds)
 
     def _recall(self, credential: bytes) -> Principal | None:
-        directory, ring = self._directory.number, self._ring.number if self._ring is not None else 0
-        numbers = (directory, ring, self._issuer.number)
-        if numbers != self._numbers:
+        # Each of them only grows, so their sum is another whenever one of them is.
+        number = self._directory.number + self._issuer.number
+        if self._ring is not None:
+            number += self._ring.number
+        if number != self._number:
             self._remembered.clear()
-            self._numbers = numbers
+            self._number = number
         known = self._remembered.get(credential)
         return known[0] if known is not None and time.time() < known[1] else None
 
