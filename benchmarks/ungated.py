@@ -2,9 +2,11 @@
 
 Nobody is asked who they are, nothing is counted, and the wire is uvicorn's own.
 
-    python -m benchmarks.ungated
+    python -m benchmarks.ungated            neither gate nor guarded wire
+    python -m benchmarks.ungated --gate     the gate, on uvicorn's own wire
 """
 
+import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +19,7 @@ from app.api.exchange import SECURITY_HEADERS
 from app.api.guard import Admission
 from app.auth.authenticator import ANONYMOUS
 from app.config import read_settings
-from app.factory import create_app
+from app.factory import Service, create_app
 from app.limits.limiter import Grant, RateLimits
 
 
@@ -49,6 +51,21 @@ def main() -> None:
     """Serve on PORT."""
     settings = read_settings()
     app = create_app(settings)
+    if "--gate" not in sys.argv:
+        _take_away_the_gate(app)
+    uvicorn.run(
+        app,
+        port=settings.server.port,
+        http="httptools",
+        ws="none",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        log_level="warning",
+    )
+
+
+def _take_away_the_gate(app: Service) -> None:
     inner = app.router.lifespan_context
 
     @asynccontextmanager
@@ -62,7 +79,6 @@ def main() -> None:
 
     app.router.lifespan_context = lifespan
     SECURITY_HEADERS.clear()
-    uvicorn.run(app, port=settings.server.port, http="httptools", access_log=False, log_level="warning")
 
 
 if __name__ == "__main__":
