@@ -61,7 +61,7 @@ class Lane:
         self._waiting = metrics.waiting.labels(*labels)
         self._calls_waiting = 0
         self._rows_waiting = 0
-        self._call_seconds = model.call_seconds
+        self._call_seconds = model.cost.seconds(1)
         self._running_since: float | None = None
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         # A daemon: an estimator that hangs must not keep the process from ending.

@@ -26,7 +26,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class RawOutput:
-    """What a runtime answers for n rows.
+    """What a runtime answers for n rows, as arrays or, where that is faster, as plain lists.
 
     A classifier: `classes`, the index of each row's class, shape (n,), and `probabilities` of shape (n, classes) or
     None. A regression: `values` of shape (n,).
@@ -50,7 +50,8 @@ class Pipeline(ABC):
         self.row_type = row_type(manifest.fields, title=schema_name(manifest, "Inputs"))
         self._validators: dict[Wrap, TypeAdapter[Any]] = {}
         self._row = TypeAdapter(self.row_type).validator.validate_python
-        self._labels = [(label, str(label)) for label in manifest.outputs.labels]
+        self._labels = manifest.outputs.labels
+        self._label_texts = [str(label) for label in manifest.outputs.labels]
 
     def validator(self, wrap: Wrap) -> TypeAdapter[Any]:
         """The adapter for `wrap(row type)`, such as the body of a request around a row; made once."""
@@ -77,13 +78,20 @@ class Pipeline(ABC):
     def postprocess(self, raw: RawOutput) -> list[Prediction]:
         """What the runtime answered, as one Prediction for each row, in order."""
         if raw.values is not None:
-            return [Prediction(value) for value in raw.values.tolist()]
-        values = [self._labels[index][0] for index in raw.classes.tolist()]
+            return [Prediction(value) for value in _plain(raw.values)]
+        labels = self._labels
         if raw.probabilities is None:
-            return [Prediction(value) for value in values]
-        texts = [text for _, text in self._labels]
-        shares = raw.probabilities.tolist()
-        return [Prediction(v, dict(zip(texts, p, strict=True))) for v, p in zip(values, shares, strict=True)]
+            return [Prediction(labels[index]) for index in _plain(raw.classes)]
+        texts = self._label_texts
+        return [
+            Prediction(labels[index], dict(zip(texts, shares, strict=True)))
+            for index, shares in zip(_plain(raw.classes), _plain(raw.probabilities), strict=True)
+        ]
+
+
+def _plain(answer: Any) -> list[Any]:
+    found: list[Any] = answer if type(answer) is list else answer.tolist()
+    return found
 
 
 def schema_name(manifest: Manifest, suffix: str) -> str:

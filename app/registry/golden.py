@@ -7,10 +7,10 @@ from app.errors import FieldError, PresageError, VersionRefused
 from app.manifest import GoldenRow, Manifest
 from app.pipelines import Pipeline
 from app.pipelines.base import Prediction, Row
-from app.runtimes.sklearn import SklearnRuntime
+from app.runtimes.base import Runtime
 
 
-def check_golden_rows(manifest: Manifest, pipeline: Pipeline, runtime: SklearnRuntime) -> None:
+def check_golden_rows(manifest: Manifest, pipeline: Pipeline, runtime: Runtime) -> None:
     """Raises VersionRefused with the first row that is refused or comes out otherwise, counted from 0."""
     golden = manifest.golden
     rows: list[Row] = []
@@ -24,7 +24,7 @@ def check_golden_rows(manifest: Manifest, pipeline: Pipeline, runtime: SklearnRu
             raise VersionRefused("golden_mismatch", f"golden row {position} does not come out as recorded")
 
 
-def _answers(pipeline: Pipeline, runtime: SklearnRuntime, rows: Sequence[Row]) -> list[Prediction]:
+def _answers(pipeline: Pipeline, runtime: Runtime, rows: Sequence[Row]) -> list[Prediction]:
     try:
         return pipeline.postprocess(runtime.predict(pipeline.preprocess(rows), len(rows)))
     except PresageError as error:

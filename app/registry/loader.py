@@ -7,6 +7,7 @@ import hashlib
 import time
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
+from itertools import cycle, islice
 
 from app.errors import VersionRefused
 from app.manifest import LogRules, Manifest
@@ -14,22 +15,26 @@ from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
 from app.registry.sources import DirectorySource
+from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
+from app.runtimes.cost import UNKNOWN_COST, Cost, measure_cost
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
-
-_WARM_UP_CALLS = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
-    """One version in memory, verified and warm; never changed, so a request may hold it for as long as it takes."""
+    """One version in memory, verified and warm; never changed, so a request may hold it for as long as it takes.
+
+    `reference` is scikit-learn with the estimator of record; `runtime` is what answers.
+    """
 
     manifest: Manifest
     pipeline: Pipeline
-    runtime: SklearnRuntime
+    reference: SklearnRuntime
+    runtime: Runtime
     load_seconds: float
-    call_seconds: float = 0.0
+    cost: Cost = UNKNOWN_COST
     log_rules: LogRules = field(default_factory=LogRules)
 
     @property
@@ -55,7 +60,7 @@ def load_version(source: DirectorySource, name: str, version: int, modules: tupl
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
     model = assemble(manifest, unpickle(raw, modules), started)
     check_golden_rows(manifest, model.pipeline, model.runtime)
-    return replace(model, log_rules=rules, call_seconds=_warm_up(model))
+    return replace(model, log_rules=rules, cost=_warm_up(model))
 
 
 def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:
@@ -76,7 +81,7 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
         raise VersionRefused("outputs_mismatch", f"the estimator has {count} classes, the manifest {labels} labels")
     if runtime.has_probabilities != manifest.outputs.probabilities:
         raise VersionRefused("outputs_mismatch", "estimator and manifest disagree on whether there are probabilities")
-    return LoadedModel(manifest, pipeline_for(manifest), runtime, time.perf_counter() - started)
+    return LoadedModel(manifest, pipeline_for(manifest), runtime, runtime, time.perf_counter() - started)
 
 
 def _log_rules(source: DirectorySource, manifest: Manifest) -> LogRules:
@@ -100,14 +105,12 @@ def _check_libraries(manifest: Manifest) -> None:
         raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")
 
 
-def _warm_up(model: LoadedModel) -> float:
-    """Single calls, so that the first caller does not pay for lazy imports, caches and page faults.
+def _warm_up(model: LoadedModel) -> Cost:
+    """Calls of growing size, so that the first caller does not pay for lazy imports, caches and page faults."""
+    golden = [row.inputs for row in model.manifest.golden.rows]
 
-    Returns the seconds that the last of them took.
-    """
-    row = model.manifest.golden.rows[0].inputs
-    started = 0.0
-    for _ in range(_WARM_UP_CALLS):
-        started = time.perf_counter()
-        model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess([row]), 1))
-    return time.perf_counter() - started
+    def call(rows: int) -> None:
+        sample = list(islice(cycle(golden), rows))
+        model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess(sample), rows))
+
+    return measure_cost(call)

@@ -113,12 +113,12 @@ def _difference(model: LoadedModel, rows: Sequence[Row], reference: Reference) -
         # scikit-learn would write this with each call; the estimator wants columns with names, so a DataFrame.
         warnings.filterwarnings("error", message="X (does not have valid|has) feature names")
         try:
-            batch = model.runtime.predict(model.pipeline.preprocess(rows), len(rows))
-            singles = [model.runtime.predict(model.pipeline.preprocess([row]), 1) for row in rows[:_SINGLE_ROWS]]
+            batch = model.reference.predict(model.pipeline.preprocess(rows), len(rows))
+            singles = [model.reference.predict(model.pipeline.preprocess([row]), 1) for row in rows[:_SINGLE_ROWS]]
         except Exception as error:  # noqa: BLE001 -- an estimator may raise anything
             return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     same_answers = reference.answers is None or _same(batch, reference.answers)
-    if not same_answers or model.runtime.classes != reference.classes:
+    if not same_answers or model.reference.classes != reference.classes:
         return "the answers differ from the estimator's own"
     if not all(_same(single, _one(batch, i)) for i, single in enumerate(singles)):
         return "a row alone has another answer than in a batch"

@@ -51,7 +51,7 @@ def test_a_compressed_artefact_is_loaded(tmp_path: Path, compress: int) -> None:
     golden = Golden(rows=(GoldenRow(inputs={"x": 1.0}, prediction="small", probabilities={"small": 1.0}),))
     outputs = Outputs(target="size", labels=("small",), probabilities=True)
     write_version(tmp_path, estimator, compress=compress, golden=golden, outputs=outputs)
-    assert _load(tmp_path).runtime.classes == ["small"]
+    assert _load(tmp_path).reference.classes == ["small"]
 
 
 def test_every_flipped_bit_is_refused_before_anything_is_unpickled(tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_code_of_ones_own_is_refused_with_advice_until_it_is_named(tmp_path: Pat
     with pytest.raises(VersionRefused, match=r"tests\.support\.estimators\.Brittle.*MODEL_MODULES=tests") as caught:
         _load(tmp_path)
     assert caught.value.refusal.reason == "unknown_code"
-    assert _load(tmp_path, OURS).runtime.classes == ["big", "small"]
-    assert _load(tmp_path, ("tests",)).runtime.classes == ["big", "small"]
+    assert _load(tmp_path, OURS).reference.classes == ["big", "small"]
+    assert _load(tmp_path, ("tests",)).reference.classes == ["big", "small"]
     assert _reason(tmp_path, ("tests.support.est",)) == "unknown_code"
 
 
@@ -224,4 +224,4 @@ def test_n_jobs_is_neutralised_in_every_estimator_inside(tmp_path: Path) -> None
     golden = GoldenRow(inputs={"x": 1.0}, prediction="small", probabilities={"small": shares[0], "big": shares[1]})
     outputs = LABELS.model_copy(update={"probabilities": True})
     write_version(tmp_path, estimator, outputs=outputs, golden=Golden(rows=(golden,)))
-    assert _load(tmp_path).runtime.estimator[-1].n_jobs is None
+    assert _load(tmp_path).reference.estimator[-1].n_jobs is None

@@ -1,0 +1,58 @@
+"""Cost: how long a call of a runtime takes by its number of rows, measured when a version is loaded."""
+
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_SIZES = (1, 4, 16, 64, 256, 1000)
+_REPEATS = 3
+# A call that is predicted to take longer is not made only to be measured.
+_LONGEST_CALL = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Measured `points` of (rows, seconds), rows ascending; between them, and beyond the last, a line."""
+
+    points: tuple[tuple[int, float], ...]
+
+    def seconds(self, rows: int) -> float:
+        """What a call with so many rows takes."""
+        if len(self.points) == 1:
+            return self.points[0][1] * rows
+        place = min(max(bisect_right(self.points, (rows, 0.0)), 1), len(self.points) - 1)
+        (few, least), (many, most) = self.points[place - 1 : place + 1]
+        return max(least + (most - least) * (rows - few) / (many - few), 0.0)
+
+    def rows_within(self, seconds: float) -> int:
+        """The most rows that a call of so many seconds can have; at least one."""
+        if self.seconds(1) >= seconds:
+            return 1
+        low, high = 1, 2
+        while high < 1 << 20 and self.seconds(high) <= seconds:
+            low, high = high, high * 2
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self.seconds(middle) <= seconds else (low, middle)
+        return low
+
+
+UNKNOWN_COST = Cost(((1, 0.0),))
+
+
+def measure_cost(call: Callable[[int], object]) -> Cost:
+    """Time `call(rows)` for growing numbers of rows, the best of a few runs, as far as that stays short."""
+    points: list[tuple[int, float]] = []
+    for rows in _SIZES:
+        if points and Cost(tuple(points)).seconds(rows) > _LONGEST_CALL:
+            break
+        seconds = min(_timed(call, rows) for _ in range(_REPEATS))
+        points.append((rows, max(seconds, points[-1][1] if points else 0.0)))
+    return Cost(tuple(points))
+
+
+def _timed(call: Callable[[int], object], rows: int) -> float:
+    started = time.perf_counter()
+    call(rows)
+    return time.perf_counter() - started
