@@ -71,6 +71,10 @@ class Pipeline(ABC):
             return field_errors(error, self.names, row=position, most=1)[0]
         return row
 
+    def weigh(self, rows: Sequence[Row]) -> list[float]:
+        """How many rows of usual size each is worth to the model; at least one."""
+        return [1.0] * len(rows)
+
     @abstractmethod
     def preprocess(self, rows: Sequence[Row]) -> Any:
         """Validated rows → what the estimator takes (see `Artefact.container`)."""
