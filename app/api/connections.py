@@ -9,6 +9,7 @@ from typing import Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.edge import budget_address, within
+from app.api.heads import KnownHeads
 from app.config import Settings
 from app.telemetry.metrics import Metrics
 
@@ -105,4 +106,5 @@ class Wire:
         self.body_seconds = bounds.body_seconds
         self.deadlines = Deadlines(bounds.header_seconds, bounds.body_seconds)
         self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
+        self.heads = KnownHeads()
         self.metrics = metrics

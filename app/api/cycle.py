@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from app.api.exchange import SHORT_WAY
+from app.api.exchange import SHORT_WAY, Fixed
 
 
 class Signal:
@@ -44,6 +45,17 @@ class Signal:
 class Cycle(RequestResponseCycle):
     """The application has it in the scope, under SHORT_WAY."""
 
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """One exchange, from here to its end."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            self.forget()
+
+    def forget(self) -> None:
+        """A scope and a cycle that know each other would wait for the garbage collector."""
+        cast("dict[str, object]", self.scope).pop(SHORT_WAY, None)
+
     def gone(self) -> bool:
         """Whether the connection is lost, or will carry no answer."""
         return self.disconnected
@@ -56,7 +68,7 @@ class Cycle(RequestResponseCycle):
         body, self.body = bytes(self.body), bytearray()
         return body
 
-    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+    def answer(self, status: int, fixed: Fixed, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write a whole answer, whose headers are ours and well-formed; False where it has to be sent as messages.
 
         Not for HEAD, and not for an answer that ends the connection.
@@ -65,15 +77,15 @@ class Cycle(RequestResponseCycle):
             return False
         if self.disconnected:
             return True
-        lines = [b"%s: %s\r\n" % pair for pair in (*self.default_headers, *headers)]
+        lines = [STATUS_LINE[status], fixed.lines]
+        lines += [b"%s: %s\r\n" % pair for pair in self.default_headers]
+        lines += [b"%s: %s\r\n" % pair for pair in headers]
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         self.response_started = self.response_complete = True
-        cast("dict[str, object]", self.scope).pop(
-            SHORT_WAY, None
-        )  # a scope and a cycle that know each other wait for the garbage collector
         self.waiting_for_100_continue = False
-        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        lines += (b"\r\n", body)
+        self.transport.write(b"".join(lines))
         self.message_event.set()
         if not self.keep_alive:
             self.transport.close()

@@ -15,7 +15,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 REQUEST_ID = b"x-request-id"
 _SCOPE_KEY = "presage.request_id"
-_HEAD_KEY = "presage.head"
+HEAD = "presage.head"
 SHORT_WAY = "presage.short_way"
 # Letters that are safe in a header, in a log line and in a URL; anything else could break the answer that repeats it.
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -33,6 +33,22 @@ _OVER_TLS: list[tuple[bytes, bytes]] = [
     *SECURITY_HEADERS,
     (b"strict-transport-security", b"max-age=31536000; includeSubDomains"),
 ]
+
+
+class Fixed:
+    """Headers that are the same on many answers: as ASGI has them, and as the lines that they become."""
+
+    __slots__ = ("lines", "pairs")
+
+    def __init__(self, *pairs: tuple[bytes, bytes]) -> None:
+        self.pairs = pairs
+        self.lines = b"".join([b"%s: %s\r\n" % pair for pair in pairs])
+
+
+NOTHING_FIXED = Fixed()
+_JSON_TYPE = (b"content-type", b"application/json")
+_FIXED_SECURITY, _FIXED_OVER_TLS = Fixed(*SECURITY_HEADERS), Fixed(*_OVER_TLS)
+_JSON_ANSWER, _JSON_OVER_TLS = Fixed(_JSON_TYPE, *SECURITY_HEADERS), Fixed(_JSON_TYPE, *_OVER_TLS)
 # A body up to this size is read to its end behind an early answer, so that the connection can carry another request.
 _SWALLOWED_BYTES = 64 << 10
 
@@ -49,7 +65,7 @@ class ShortWay(Protocol):
     def body_now(self) -> bytes | None:
         """The whole body where it has come already; it is then taken."""
 
-    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+    def answer(self, status: int, fixed: Fixed, headers: Headers, body: bytes) -> bool:
         """Write a whole answer at once; False where it has to go the long way."""
 
 
@@ -79,9 +95,9 @@ def request_id(scope: Scope) -> str:
 
 def head(scope: Scope) -> dict[bytes, bytes]:
     """The request's headers by name, in lower case; the first value of one that comes more than once."""
-    known: dict[bytes, bytes] | None = scope.get(_HEAD_KEY)
+    known: dict[bytes, bytes] | None = scope.get(HEAD)
     if known is None:
-        known = scope[_HEAD_KEY] = dict(reversed(scope["headers"]))
+        known = scope[HEAD] = dict(reversed(scope["headers"]))
     return known
 
 
@@ -99,6 +115,16 @@ def declared_length(scope: Scope) -> int:
 def security_headers(scope: Scope) -> list[tuple[bytes, bytes]]:
     """What every answer carries; over TLS also that it should stay so."""
     return _OVER_TLS if scope["scheme"] == "https" else SECURITY_HEADERS
+
+
+def fixed_on_json(scope: Scope) -> Fixed:
+    """What every answer of JSON carries: its type, and the security headers."""
+    return _JSON_OVER_TLS if scope["scheme"] == "https" else _JSON_ANSWER
+
+
+def fixed_security(scope: Scope) -> Fixed:
+    """The security headers alone."""
+    return _FIXED_OVER_TLS if scope["scheme"] == "https" else _FIXED_SECURITY
 
 
 def has_much_to_come(scope: Scope) -> bool:
@@ -184,13 +210,18 @@ class CountedBody:
 
 
 async def send_answer(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, scope: Scope | None = None
+    send: Send,
+    status: int,
+    headers: list[tuple[bytes, bytes]],
+    body: bytes,
+    fixed: Fixed = NOTHING_FIXED,
+    scope: Scope | None = None,
 ) -> None:
     """One complete answer; its length is added to `headers`. With the request's `scope` it may go the short way."""
     headers.append((b"content-length", b"%d" % len(body)))
     wire: ShortWay | None = scope.get(SHORT_WAY) if scope is not None else None
-    if wire is None or not wire.answer(status, headers, body):
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+    if wire is None or not wire.answer(status, fixed, headers, body):
+        await send({"type": "http.response.start", "status": status, "headers": [*fixed.pairs, *headers]})
         await send({"type": "http.response.body", "body": body})
 
 

@@ -21,6 +21,8 @@ from app.api.exchange import (
     REQUEST_ID,
     Disconnected,
     caller_gone,
+    fixed_on_json,
+    fixed_security,
     has_much_to_come,
     header,
     read_json_body,
@@ -49,7 +51,6 @@ from app.wiring import Services
 
 log = structlog.get_logger(__name__)
 
-_JSON_HEADER = (b"content-type", b"application/json")
 _TIMEOUT_NAME = "X-Request-Timeout-Ms"
 TIMEOUT = _TIMEOUT_NAME.lower().encode()
 _LONGEST_NUMBER = 9
@@ -145,11 +146,12 @@ class HotRoute(APIRoute):
         except Exception as failure:  # noqa: BLE001 -- every failure becomes a problem document
             error = failure
         else:
-            headers = [_JSON_HEADER, *reply.headers, *self._common_headers(scope, call)]
-            await send_answer(send, 200, headers, reply.body, scope)
+            headers = [*reply.headers, *self._own_headers(scope, call)]
+            await send_answer(send, 200, headers, reply.body, fixed_on_json(scope), scope)
             services.metrics.record_hot(self.path, 200, time.perf_counter() - started)
             return
         status = await self._fail(scope, receive, send, call, error)
+        del error  # its traceback knows this frame; together they would keep the body until a rare collection
         services.metrics.record_hot(self.path, status, time.perf_counter() - started)
 
     def _admitted(self, scope: Scope, services: Services, started: float) -> Call:
@@ -163,9 +165,9 @@ class HotRoute(APIRoute):
         terms = Terms(origin, admission.who, started, started + milliseconds / 1000, self.bulk, caller_gone(scope))
         return Call(scope, services, admission, terms)
 
-    def _common_headers(self, scope: Scope, call: Call) -> list[tuple[bytes, bytes]]:
-        identity = (REQUEST_ID, request_id(scope).encode())
-        return [*security_headers(scope), identity, *call.services.limits.headers(call.admission.grant)]
+    def _own_headers(self, scope: Scope, call: Call) -> list[tuple[bytes, bytes]]:
+        """Those that differ from request to request, whatever comes of it."""
+        return [(REQUEST_ID, request_id(scope).encode()), *call.services.limits.headers(call.admission.grant)]
 
     async def _fail(self, scope: Scope, receive: Receive, send: Send, call: Call | None, error: Exception) -> int:
         """Answer with the problem document; returns its status."""
@@ -174,13 +176,13 @@ class HotRoute(APIRoute):
         status, headers, body = self._refuse(error, scope)
         if call is None or isinstance(error, RateLimited | BatchExceedsPlan):
             # Nobody was let in, or the error has said what is left.
-            headers += [*security_headers(scope), (REQUEST_ID, request_id(scope).encode())]
+            headers += [(REQUEST_ID, request_id(scope).encode())]
         else:
-            headers += self._common_headers(scope, call)
+            headers += self._own_headers(scope, call)
         if isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope)):
-            await send_early_answer(receive, send, status, headers, body)
+            await send_early_answer(receive, send, status, [*headers, *security_headers(scope)], body)
         else:
-            await send_answer(send, status, headers, body, scope)
+            await send_answer(send, status, headers, body, fixed_security(scope), scope)
         return status
 
     def _refuse(self, error: Exception, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

@@ -19,6 +19,7 @@ from app.api.connections import Wire
 from app.api.cycle import Cycle, Signal
 from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, SHORT_WAY, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
+from app.api.heads import Head
 from app.api.hot_route import QUIET
 from app.api.problems import render
 from app.config import Settings
@@ -44,13 +45,14 @@ _IDLE = 0  # no byte of another request has come
 _HEAD = 1
 _BODY = 2
 _REFUSED = 3  # what still comes is thrown away
+_KEPT = 4  # waited for as long as connections are kept; otherwise as idle
 
 
 class GuardedProtocol(HttpToolsProtocol):
     """One connection; `guarded` binds the class to the settings."""
 
     # Beside uvicorn's own, further names in the instance's dictionary would make every look-up in it slower.
-    __slots__ = ("_framing", "_network", "_phase", "_seconds", "_since", "_sound", "_unused", "_waits")
+    __slots__ = ("_framing", "_network", "_phase", "_requests", "_seconds", "_since", "_sound", "_unused", "_waits")
 
     wire: Wire
 
@@ -58,7 +60,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """As uvicorn makes it; the time for another request to come is uvicorn's setting."""
         super().__init__(*args, **kwargs)
         wire = self.wire
-        self._seconds = {_IDLE: self.timeout_keep_alive, _HEAD: wire.header_seconds, _BODY: wire.body_seconds}
+        head, body = wire.header_seconds, wire.body_seconds
+        self._seconds = {_IDLE: head, _HEAD: head, _BODY: body, _KEPT: self.timeout_keep_alive}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse a connection that is one too many; one far too many gets no answer."""
@@ -66,11 +69,12 @@ class GuardedProtocol(HttpToolsProtocol):
         self.url = b""
         self._phase = _IDLE
         self._unused = 0  # bytes of which nothing has been made yet
+        self._requests = 0  # that the parser has found
         self._framing: list[tuple[bytes, bytes]] = []
         self._sound: tuple[str, list[tuple[bytes, bytes]]] | None = None  # what was the same before, and passed
         addresses = self.wire.addresses
         self._network, connections = addresses.enter(self.client[0] if self.client else "")
-        self._wait(_IDLE, self.wire.header_seconds)
+        self._wait(_IDLE)
         if connections > 2 * addresses.most:
             transport.abort()
         elif connections > addresses.most:
@@ -85,10 +89,25 @@ class GuardedProtocol(HttpToolsProtocol):
         # What nobody waits for any more knows this connection, and together they would stay until a rare collection.
         for waiting, _ in self.pipeline:
             waiting.on_response = _nothing
+            cast("Cycle", waiting).forget()
         self.pipeline.clear()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came. Whatever is wrong with it ends the connection, with an answer."""
+        """Parse what came, unless it is a request whose head has come before."""
+        if self._phase != _IDLE or self._unused or self._answering():
+            self._feed(data)
+            return
+        known = self.wire.heads.find(data)
+        if known is not None:
+            self._again(*known)
+            return
+        requests = self._requests
+        self._feed(data)
+        if self._phase == _IDLE and self._requests == requests + 1:
+            self.wire.heads.remember(data, cast("Any", self.scope))
+
+    def _feed(self, data: bytes) -> None:
+        """Whatever is wrong with what came ends the connection, with an answer."""
         before = self._phase
         if before == _REFUSED:
             self.on_body(data)
@@ -118,7 +137,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif self._phase == _IDLE:
-            self._wait(_IDLE)
+            self._wait(_KEPT)
 
     def overdue(self) -> None:
         """What was waited for has not come in time."""
@@ -174,8 +193,29 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._waits is not None:
             self._wait(None)  # each request has time of its own, also where one ends and another begins in one piece
 
+    def _again(self, head: Head, body: bytes) -> None:
+        """A whole request whose head has been read before."""
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+            "state": self.app_state.copy(),
+            **head.scope,
+        }
+        self._wait(None)
+        self.cycle = cycle = self._exchange(scope, keep_alive=True)
+        cycle.body += body
+        cycle.more_body = False
+        cycle.message_event.set()
+        scope[SHORT_WAY] = cycle
+        self._start_asgi_task(cycle, self.app)
+
     def _begin_exchange(self) -> None:
         """Put the scope together, and start the application unless an earlier request on this connection is in work."""
+        self._requests += 1
         parser, scope = self.parser, self.scope
         version = parser.get_http_version()
         method = parser.get_method()
@@ -245,14 +285,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether a request that has come is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
-    def _wait(self, phase: int | None, seconds: float | None = None) -> None:
+    def _wait(self, phase: int | None) -> None:
         """From now on for what ends this phase, or for nothing."""
         self._waits = phase
         if phase is None:
             self.wire.deadlines.clear(self)
         else:
             self._since = self.loop.time()
-            self.wire.deadlines.start(self, seconds or self._seconds[phase], self.loop)
+            self.wire.deadlines.start(self, self._seconds[phase], self.loop)
 
     # Refusals.
     def _refuse(self, error: PresageError) -> None:

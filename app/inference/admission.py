@@ -14,6 +14,7 @@ from app.runtimes.cost import Cost
 MOST_ROWS = 100_000
 # Of the time that is left, the part that predicted work may fill: the loop and the answer need some, too.
 _TRUST = 0.8
+# One piece of work, whatever held it up, moves the pace by a tenth at most.
 _NEWEST_WEIGHS = 0.1
 _LEAST_FACTOR, _MOST_FACTOR = 0.1, 1000.0
 _NOTICED = 0.1
@@ -43,7 +44,8 @@ class Pace:
     def took(self, work: float, seconds: float) -> None:
         """Learn from a piece of work."""
         ratio = seconds / max(self._cost.seconds(max(1, math.ceil(work))), 1e-7)
-        self._factor += _NEWEST_WEIGHS * (min(max(ratio, _LEAST_FACTOR), _MOST_FACTOR) - self._factor)
+        nearer = min(max(ratio, self._factor / 2, _LEAST_FACTOR), self._factor * 2, _MOST_FACTOR)
+        self._factor += _NEWEST_WEIGHS * (nearer - self._factor)
         if abs(self._factor - self._settled) > _NOTICED * self._settled:
             self._settle()
 

@@ -16,7 +16,7 @@ from app.inference.turns import Part, Terms
 from app.pipelines.base import Row
 from app.registry.registry import ModelRegistry
 from app.storage.prediction_log import PredictionLog
-from app.storage.records import Recorder, hash_key
+from app.storage.records import Recorder, hash_key, timestamp
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -99,18 +99,16 @@ class _Desk:
         """Put a slice on record with one write, except for what nobody waits for any more. Raises LogUnavailable."""
         if self._log.policy == "off":
             return
-        now = time.perf_counter()
-        frames, count, at = [], 0, 0
+        now, at = time.perf_counter(), timestamp()
+        frame, lines, following = self._recorder.frame, [], iter(outcomes)
         for part in parts:
-            call, start, stop = part.call, part.start, part.stop
-            end = at + stop - start
-            if not call.future.done():
-                latency_ms = (now - call.terms.started) * 1000
-                ids, rows = call.ids[start:stop], call.rows[start:stop]
-                frames.append(self._recorder.frames(ids, rows, outcomes[at:end], call.terms.origin, latency_ms))
-                count += stop - start
-            at = end
-        self._log.record(b"".join(frames), count)
+            call = part.call
+            terms, wanted = call.terms, not call.future.done()
+            latency_ms = (now - terms.started) * 1000
+            for row, outcome in zip(range(part.start, part.stop), following, strict=False):
+                if wanted:
+                    lines.append(frame(call.ids[row], call.rows[row], outcome, terms.origin, latency_ms, at))
+        self._log.record(b"".join(lines), len(lines))
 
 
 def _merge(candidates: Sequence[Row | FieldError], predicted: Sequence[Outcome]) -> list[Outcome]:

@@ -85,35 +85,40 @@ class Part:
 
 
 class Turns:
-    """Calls in the order of their coming, one caller after the other."""
+    """Calls in the order of their coming, one caller after the other.
+
+    Nearly always all that has come fits into the next piece of work; so nothing is put in its place before it has to
+    wait.
+    """
 
     def __init__(self) -> None:
+        self._fresh: list[Call] = []
         self._waiting: dict[str, deque[Call]] = {}
         self._work_of: dict[str, float] = {}
         self.rows = 0
         self.work = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self._waiting)
+        return self.rows > 0
 
     def __iter__(self) -> Iterator[Call]:
+        self._put_in_place()
         return (call for calls in self._waiting.values() for call in calls)
 
     def push(self, call: Call, work: float) -> None:
         """Behind its caller's other calls; `work` is the sum of its works."""
-        subject = call.terms.subject
-        calls = self._waiting.get(subject)
-        if calls is None:
-            self._waiting[subject] = deque((call,))
-            self._work_of[subject] = work
-        else:
-            calls.append(call)
-            self._work_of[subject] += work
+        self._fresh.append(call)
         self.rows += len(call.rows)
         self.work += work
 
     def take(self, room: float, now: float, parts: list[Part]) -> float:
         """Add to `parts` what fits into `room`, and if there are none, one row in any case; returns its work."""
+        if not self._waiting and self.work <= room:
+            parts += [Part(call, 0, len(call.rows)) for call in self._fresh if not call.stopped(now)]
+            taken, self.work, self.rows = self.work, 0.0, 0
+            self._fresh.clear()
+            return taken
+        self._put_in_place()
         taken = 0.0
         while self._waiting and (taken < room or not parts):
             call = next(iter(self._waiting.values()))[0]
@@ -130,12 +135,21 @@ class Turns:
 
     def ahead(self, subject: str, work: float) -> float:
         """Work that comes before the end of a new call of so much, when all take turns."""
+        self._put_in_place()
         mine = self._work_of.get(subject, 0.0) + work
         return mine + sum(min(other, mine) for name, other in self._work_of.items() if name != subject)
 
     def is_over_share(self, subject: str) -> bool:
         """Whether the caller has, beside others, more than an equal part of all that waits."""
+        self._put_in_place()
         return len(self._work_of) > 1 and self._work_of.get(subject, 0.0) * len(self._work_of) > self.work
+
+    def _put_in_place(self) -> None:
+        for call in self._fresh:
+            subject = call.terms.subject
+            self._waiting.setdefault(subject, deque()).append(call)
+            self._work_of[subject] = self._work_of.get(subject, 0.0) + sum(call.works)
+        self._fresh.clear()
 
     def _advance(self, call: Call, stop: int) -> None:
         """The rows before `stop` wait no more, and the next turn is another caller's."""

@@ -35,17 +35,17 @@ class JournalError(Exception):
 
 def frame(payload: bytes) -> bytes:
     """A payload of JSON as the line that stands in a segment."""
-    return b"%08x %08x %s\n" % (len(payload), crc32(payload), payload)
+    return b"%s%s\n" % (_header(payload), payload)
 
 
 def unframe(line: bytes) -> bytes | None:
     """The payload of a line without its line break; None when it is damaged."""
     payload = line[_HEADER:]
-    try:
-        whole = int(line[:8], 16) == len(payload) and int(line[9:17], 16) == crc32(payload)
-    except ValueError:
-        return None
-    return payload if whole else None
+    return payload if line[:_HEADER] == _header(payload) else None
+
+
+def _header(payload: bytes) -> bytes:
+    return b"%08x %08x " % (len(payload), crc32(payload))
 
 
 @dataclass(slots=True, eq=False)

@@ -18,7 +18,7 @@ from app.pipelines.base import Prediction
 from app.storage.database import Database
 from app.storage.journal import Journal, frame, segment_paths
 from app.storage.prediction_log import PredictionLog
-from app.storage.records import Origin, Recorder
+from app.storage.records import Origin, Recorder, timestamp
 from app.telemetry.metrics import Metrics
 from tests.support.manifests import NUMBER, make_manifest
 
@@ -28,7 +28,7 @@ ORIGIN = Origin("request-1", "anonymous", "v2")
 
 def _frames(ids: list[str], value: float = 1.0) -> bytes:
     outcome = Prediction("yes", {"no": 0.25, "yes": 0.75})
-    return RECORDER.frames(ids, [{NUMBER.name: value}] * len(ids), [outcome] * len(ids), ORIGIN, 1.5)
+    return b"".join(RECORDER.frame(i, {NUMBER.name: value}, outcome, ORIGIN, 1.5, timestamp()) for i in ids)
 
 
 def _run(
@@ -129,10 +129,11 @@ def test_a_poisoned_record_is_dead_lettered_and_its_companions_arrive(
 def test_texts_that_databases_dislike_do_not_keep_their_companions_out(storage_settings: StorageSettings) -> None:
     """A NUL in a text is stored, or dead-lettered; the rows beside it arrive either way."""
     ids = new_ids(3)
-    rows = [{"x": text} for text in ("a", "nul \0 byte", "b")]
+    rows = zip(ids, ("a", "nul \0 byte", "b"), strict=True)
+    frames = [RECORDER.frame(i, {"x": text}, Prediction("yes"), ORIGIN, 1.0, timestamp()) for i, text in rows]
 
     async def work(log: PredictionLog) -> None:
-        log.record(RECORDER.frames(ids, rows, [Prediction("yes")] * 3, ORIGIN, 1.0), 3)
+        log.record(b"".join(frames), 3)
         assert await log.flush(20)
 
     _run(storage_settings, work)
