@@ -13,6 +13,7 @@ from app.errors import ModelFailed
 from app.pipelines.base import RawOutput
 from app.runtimes.folding import Branch, NotFoldable, fold, kind_of, through
 from app.runtimes.heads import Head, answer_values
+from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.terms import TermScorer, analysed_columns, word_bound_columns
 from app.runtimes.tokens import tokens_of
 from app.runtimes.words import TermFrequency, word_scorer, word_table
@@ -40,6 +41,11 @@ class _Source:
     parts: tuple[_Part, ...]
     weights: Any
     offset: Any
+
+
+def build_text(reference: SklearnRuntime) -> "FoldedText":
+    """Raises NotFoldable, with the reason."""
+    return fold_text(reference.estimator)
 
 
 def fold_text(estimator: Any) -> "FoldedText":
