@@ -37,7 +37,8 @@ _SEARCH_SECONDS = 0.15
 _CALL_SECONDS = 0.1
 # A form has to be so much faster before another one is left for it: a switch costs its readers something, too.
 _WORTH_A_SWITCH = 0.9
-_SIZES_CONSIDERED = tuple(sorted({round(1.25**i) for i in range(42)}))
+# Where one form may give way to another. Beyond what is measured nothing changes: a line through noise says nothing.
+_SWITCHES = (1, 2, 4, 8, 16, 32, 64, 100, 150, 200, 300, 400, 500, 600, 700, 800, 1000)
 
 Build = Callable[[SklearnRuntime], Runtime]
 
@@ -89,6 +90,7 @@ def _lazily(module: str, function: str) -> Build:
 _TABLES: tuple[Container, ...] = ("matrix", "objects", "frame")
 CANDIDATES = (
     Candidate("folded text", _lazily("linear_text", "build_text"), ("texts",)),
+    Candidate("folded linear", _lazily("linear", "build_linear"), ("matrix", "objects")),
     Candidate("treelite", _lazily("trees", "build_trees"), _TABLES),
 )
 
@@ -196,7 +198,7 @@ def choose(costs: Sequence[Cost], forms: Sequence[Runtime]) -> list[Stage]:
     """The fastest form for each number of rows, as (most rows, form); the last has no end."""
     stages: list[Stage] = []
     chosen = None
-    for rows in _SIZES_CONSIDERED:
+    for rows in _SWITCHES:
         seconds = [cost.seconds(rows) for cost in costs]
         best = min(range(len(forms)), key=seconds.__getitem__)
         if chosen is None or seconds[best] < seconds[chosen] * _WORTH_A_SWITCH:

@@ -22,6 +22,7 @@ from app.runtimes.heads import (
     respond_sigmoid,
     respond_softmax,
     sigmoid,
+    softmax,
 )
 
 
@@ -72,7 +73,7 @@ _WITHOUT_PROBABILITIES = frozenset(
     {"LinearSVC", "PassiveAggressiveClassifier", "Perceptron", "RidgeClassifier", "RidgeClassifierCV"}
 )
 _SIGMOID = Head(respond_sigmoid, by_score=True, positive=sigmoid)
-_SOFTMAX = Head(respond_softmax, by_score=True)
+_SOFTMAX = Head(respond_softmax, by_score=True, each=softmax)
 _HUBER = Head(respond_huber, by_score=True, positive=huber)
 
 

@@ -16,6 +16,7 @@ from app.errors import ModelFailed
 from app.pipelines.base import RawOutput
 
 Positive = Callable[[float], float]
+_NOT_FINITE = "the model answered a number that is not finite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +24,26 @@ class Head:
     """`respond`: scores → probabilities of shape (rows, classes); None where the estimator has none.
 
     `by_score`: the label is that of the largest score, not of the largest probability; they differ at ties and where a
-    calibrator has turned the order. `positive`: the probability of the second of two classes for one score, in plain
-    Python, which for a row costs a tenth of numpy's.
+    calibrator has turned the order. `positive`: the probability of the second of two classes for one score, and `each`:
+    those of one row, in plain Python, which for a row costs a tenth of numpy's.
     """
 
     respond: Callable[[Any], Any] | None = None
     by_score: bool = True
     positive: Positive | None = None
+    each: Callable[[list[float]], list[float]] | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether `answer_one_output` can be asked."""
+        return self.positive is not None or self.respond is None
 
     def answer(self, scores: Any) -> RawOutput:
         """The label of each row, and its probabilities. Raises ModelFailed where a score is not finite."""
-        _refuse_infinite(scores)
+        if self.each is not None and len(scores) == 1:
+            return self._answer_each(scores[0].tolist())
+        if not np.isfinite(scores).all():
+            raise ModelFailed(_NOT_FINITE)
         shares = None if self.respond is None else self.respond(scores)
         if not self.by_score and shares is not None:
             classes = shares.argmax(axis=1)
@@ -41,21 +51,29 @@ class Head:
             classes = (scores[:, 0] > 0).astype(int)
         else:
             classes = scores.argmax(axis=1)
-        return RawOutput(classes=classes.tolist(), probabilities=None if shares is None else shares.tolist())
+        return RawOutput(classes=classes, probabilities=shares)
+
+    def _answer_each(self, scores: list[float]) -> RawOutput:
+        assert self.each is not None  # noqa: S101 -- asked before
+        if not all(map(math.isfinite, scores)):
+            raise ModelFailed(_NOT_FINITE)
+        shares = self.each(scores)
+        largest = scores if self.by_score else shares
+        return RawOutput(classes=[largest.index(max(largest))], probabilities=[shares])
 
     def answer_one_output(self, scores: list[float]) -> RawOutput:
         """The same for one score a row, in plain Python; only where there is `positive`, or nothing to respond."""
         positive = self.positive
         if positive is None:
             if not all(map(math.isfinite, scores)):
-                raise ModelFailed("the model answered a number that is not finite")
+                raise ModelFailed(_NOT_FINITE)
             return RawOutput(classes=[1 if score > 0 else 0 for score in scores])
         classes, shares = [], []
         by_score = self.by_score
         for score in scores:
             share = positive(score)
             if share != share:  # noqa: PLR0124 -- a call of isnan would cost more than the rest
-                raise ModelFailed("the model answered a number that is not finite")
+                raise ModelFailed(_NOT_FINITE)
             shares.append([1.0 - share, share])
             classes.append(1 if (score > 0 if by_score else share > 1.0 - share) else 0)
         return RawOutput(classes=classes, probabilities=shares)
@@ -64,13 +82,26 @@ class Head:
 def answer_values(scores: list[float]) -> RawOutput:
     """A regression: the scores are the answers."""
     if not all(map(math.isfinite, scores)):
-        raise ModelFailed("the model answered a number that is not finite")
+        raise ModelFailed(_NOT_FINITE)
     return RawOutput(values=scores)
 
 
-def _refuse_infinite(scores: Any) -> None:
-    if not np.isfinite(scores).all():
-        raise ModelFailed("the model answered a number that is not finite")
+def averaged(members: Sequence[tuple[Head | None, int]]) -> Head | None:
+    """One head for the outputs of several, side by side: the mean of their probabilities. None for a regression."""
+    heads = [head for head, _ in members if head is not None]
+    if len(members) == 1 or not heads:
+        return members[0][0]
+    ends = np.cumsum([outputs for _, outputs in members]).tolist()
+    parts = [
+        (head.respond, slice(end - outputs, end))
+        for (head, outputs), end in zip(members, ends, strict=True)
+        if head is not None and head.respond is not None
+    ]
+
+    def respond(scores: Any) -> Any:
+        return sum(member(scores[:, columns]) for member, columns in parts) / len(parts)
+
+    return Head(respond, by_score=False)
 
 
 def sigmoid(score: float) -> float:
@@ -102,6 +133,14 @@ def respond_softmax(scores: Any) -> Any:
     shares = np.exp(scores - scores.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
+
+
+def softmax(scores: list[float]) -> list[float]:
+    """The same for one row."""
+    largest = max(scores)
+    shares = [math.exp(score - largest) for score in scores]
+    total = sum(shares)
+    return [share / total for share in shares]
 
 
 def _two_columns(shares: Any) -> Any:

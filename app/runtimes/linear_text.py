@@ -12,7 +12,7 @@ import numpy as np
 from app.errors import ModelFailed
 from app.pipelines.base import RawOutput
 from app.runtimes.folding import Branch, NotFoldable, fold, kind_of, through
-from app.runtimes.heads import Head, answer_values
+from app.runtimes.heads import Head, answer_values, averaged
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.terms import TermScorer, analysed_columns, word_bound_columns
 from app.runtimes.tokens import tokens_of
@@ -50,18 +50,17 @@ def build_text(reference: SklearnRuntime) -> "FoldedText":
 
 def fold_text(estimator: Any) -> "FoldedText":
     """Raises NotFoldable, with the reason."""
-    members: list[tuple[int, int, Branch]] = []
-    sources: list[tuple[Any, list[Branch]]] = []
+    groups: list[list[Branch]] = []
     for branch in fold(estimator):
         if not branch.steps:
             raise NotFoldable("it takes no texts")
-        number = next((n for n, (first, _) in enumerate(sources) if _same_steps(first, branch.steps)), len(sources))
-        if number == len(sources):
-            sources.append((branch.steps, []))
-        column = sum(b.weights.shape[1] for b in sources[number][1])
-        sources[number][1].append(branch)
-        members.append((number, column, branch))
-    return FoldedText([_source(branches) for _, branches in sources], members)
+        group = next((g for g in groups if _same_steps(g[0].steps, branch.steps)), None)
+        if group is None:
+            groups.append([branch])
+        else:
+            group.append(branch)
+    members = [(branch.head, branch.weights.shape[1]) for group in groups for branch in group]
+    return FoldedText([_source(group) for group in groups], averaged(members))
 
 
 def _same_steps(one: Sequence[Any], other: Sequence[Any]) -> bool:
@@ -118,12 +117,9 @@ class FoldedText:
 
     name = "folded text"
 
-    def __init__(self, sources: Sequence[_Source], members: Sequence[tuple[int, int, Branch]]) -> None:
-        heads = [branch.head for _, _, branch in members]
-        self._members = [(number, slice(c, c + b.weights.shape[1]), b.head) for number, c, b in members]
-        self._head = heads[0] if len(heads) == 1 else None
-        self._regression = heads[0] is None
-        single = len(members) == 1 and sources[0].weights.shape[1] == 1 and _plain(heads[0])
+    def __init__(self, sources: Sequence[_Source], head: Head | None) -> None:
+        single = len(sources) == 1 and sources[0].weights.shape[1] == 1 and (head is None or head.plain)
+        self._head = head
         self._score = _single_output(sources[0]) if single else None
         self._scorers = [] if single else [_any_outputs(source) for source in sources]
 
@@ -135,23 +131,8 @@ class FoldedText:
             scores = self._score(inputs)
             return answer_values(scores) if self._head is None else self._head.answer_one_output(scores)
         found = [scorer(inputs) for scorer in self._scorers]
-        if self._regression:
-            return answer_values(found[0][:, 0].tolist())
-        if self._head is not None:
-            return self._head.answer(found[0])
-        return self._averaged(found)
-
-    def _averaged(self, found: Sequence[Any]) -> RawOutput:
-        total = 0.0
-        for number, columns, head in self._members:
-            assert head is not None and head.respond is not None  # noqa: S101, PT018 -- calibrated ones have both
-            total = total + head.respond(found[number][:, columns])
-        return Head(lambda shares: shares, by_score=False).answer(total / len(self._members))
-
-
-def _plain(head: Head | None) -> bool:
-    """Whether there is a way in plain Python."""
-    return head is None or head.positive is not None or head.respond is None
+        assert self._head is not None  # noqa: S101 -- a regression has one output
+        return self._head.answer(found[0] if len(found) == 1 else np.hstack(found))
 
 
 def _single_output(source: _Source) -> Callable[[Sequence[str]], list[float]]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from app.manifest import CategoryProfile, FieldProfile, InputField, Manifest, NumberProfile
 from app.pipelines.base import Row
+from app.pipelines.rows import LARGEST_FLOAT, LARGEST_INTEGER
 from app.runtimes.sample_texts import draw_texts, texts_at_the_boundary
 from app.runtimes.thresholds import raw_thresholds
 
@@ -95,9 +96,8 @@ def _numbers(field: InputField, profile: FieldProfile | None, rng: Any, count: i
     choices = [inside, rng.choice(at, size=count), outside, far]
     values = np.select([kind < 0.6, kind < 0.8, kind < 0.97], choices[:3], default=choices[3])  # noqa: PLR2004
     if field.dtype == "integer":
-        return [int(value) for value in np.clip(np.round(values), -(2.0**53), 2.0**53)]
-    limit = float(np.finfo(np.float32).max)
-    return [float(value) for value in np.clip(values, -limit, limit)]
+        return [int(value) for value in np.clip(np.round(values), -LARGEST_INTEGER, LARGEST_INTEGER)]
+    return [float(value) for value in np.clip(values, -LARGEST_FLOAT, LARGEST_FLOAT)]
 
 
 def _at_thresholds(
@@ -120,7 +120,7 @@ def _at_thresholds(
         nexts = [threshold, np.nextafter(threshold, -np.inf), np.nextafter(threshold, np.inf)]
         nexts += [single, np.nextafter(single, np.float32(-np.inf)), np.nextafter(single, np.float32(np.inf))]
         base = golden[number % len(golden)]
-        rows.extend({**base, fields[column].name: float(value)} for value in nexts if np.isfinite(value))
+        rows.extend({**base, fields[column].name: float(value)} for value in nexts if abs(value) <= LARGEST_FLOAT)
     return rows
 
 

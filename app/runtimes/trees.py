@@ -44,7 +44,8 @@ class TreesRuntime:
     def predict(self, inputs: Any, rows: int) -> RawOutput:
         """Answer for `rows` rows. Raises ModelFailed for what scikit-learn refuses."""
         features = inputs if self._transform is None else self._transform.transform(inputs)
-        data = np.ascontiguousarray(features, dtype=self._dtype)
+        with np.errstate(over="ignore"):  # what is too large for a float becomes infinite, and is refused below
+            data = np.ascontiguousarray(features, dtype=self._dtype)
         if data.shape != (rows, self._columns):
             raise ModelFailed("the model answered another number of rows than it was asked")
         if not np.isfinite(data).all() and not (self._may_miss and not np.isinf(data).any()):
@@ -88,7 +89,7 @@ def _answer(reference: SklearnRuntime, kind: str) -> Answer:
         """Gradient boosting says the second class where the score is 0."""
         raw = head.answer(scores)
         classes = (scores[:, 0] >= 0).astype(int) if scores.shape[1] == 1 else scores.argmax(axis=1)
-        return RawOutput(classes=classes.tolist(), probabilities=raw.probabilities)
+        return RawOutput(classes=classes, probabilities=raw.probabilities)
 
     return answer
 
