@@ -19,6 +19,7 @@ from app.runtimes.thresholds import raw_thresholds
 _SEED = 20_260_101
 _PAIRS = 16
 _HALVINGS = 60
+_KEPT_EVERY = 6
 _OUTSIDE = 0.25
 _WIDE = 1e6
 
@@ -125,7 +126,10 @@ def _at_thresholds(
 
 
 def _where_labels_turn(rows: Sequence[Row], fields: Sequence[InputField], labels: Labels, seconds: float) -> list[Row]:
-    """Halve the way between rows of different labels until numbers meet; both ends of each way are at a boundary."""
+    """Halve the way between rows of different labels until numbers meet.
+
+    The ends of the ways are kept every few steps: the last ones are so close to a boundary that rounding decides.
+    """
     deadline = time.perf_counter() + seconds
     numeric = [field for field in fields if field.dtype in ("float", "integer")]
     found = labels(rows)
@@ -135,13 +139,16 @@ def _where_labels_turn(rows: Sequence[Row], fields: Sequence[InputField], labels
     wanted = labels(lows)
     kept = [i for i, label in enumerate(labels(highs)) if label != wanted[i]]
     lows, highs, wanted = ([part[i] for i in kept] for part in (lows, highs, wanted))
-    for _ in range(_HALVINGS):
+    ends: list[Row] = []
+    for step in range(_HALVINGS):
         middles = [_middle(low, high, numeric) for low, high in zip(lows, highs, strict=True)]
         if not middles or time.perf_counter() > deadline:
             break
         for i, label in enumerate(labels(middles)):
             (lows if label == wanted[i] else highs)[i] = middles[i]
-    return [*lows, *highs]
+        if step % _KEPT_EVERY == 0:
+            ends += [*lows, *highs]
+    return [*ends, *lows, *highs]
 
 
 def _pairs(rows: Sequence[Row], found: Sequence[Any], names: Sequence[str]) -> tuple[list[Row], list[Row]]:
