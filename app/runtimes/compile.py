@@ -21,10 +21,11 @@ from app.pipelines.base import Row
 from app.runtimes.base import Runtime
 from app.runtimes.by_size import BySize, Stage
 from app.runtimes.cost import Cost, measure_cost
-from app.runtimes.folding import NotFoldable
+from app.runtimes.folding import NotFoldable, kind_of
 from app.runtimes.parity import Expected, compare, expect
 from app.runtimes.sample import Asked, draw_sample
 from app.runtimes.sklearn import SklearnRuntime
+from app.runtimes.threads import walk_estimators
 
 log = structlog.get_logger(__name__)
 
@@ -45,12 +46,16 @@ Build = Callable[[SklearnRuntime], Runtime]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A form that may fit: its name, for which containers, which package it needs, and how it is built."""
+    """A form that may fit: its name, how it is built, for which containers, and which packages it needs, if optional.
+
+    A `last_resort` is tried only where no other form fits.
+    """
 
     name: str
     build: Build
     containers: tuple[Container, ...]
-    package: str = ""
+    packages: tuple[str, ...] = ()
+    last_resort: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,23 @@ def _lazily(module: str, function: str) -> Build:
     return build
 
 
+_build_onnx = _lazily("onnx", "build_onnx")
+
+
+def _onnx(reference: SklearnRuntime) -> Runtime:
+    """Importing the converter costs 50 MB: not for code that it cannot know."""
+    foreign = [inner for inner in walk_estimators(reference.estimator) if not kind_of(inner)]
+    if foreign:
+        raise NotFoldable(f"{type(foreign[0]).__name__} is none of scikit-learn's own")
+    return _build_onnx(reference)
+
+
 _TABLES: tuple[Container, ...] = ("matrix", "objects", "frame")
 CANDIDATES = (
     Candidate("folded text", _lazily("linear_text", "build_text"), ("texts",)),
     Candidate("folded linear", _lazily("linear", "build_linear"), ("matrix", "objects")),
     Candidate("treelite", _lazily("trees", "build_trees"), _TABLES),
+    Candidate("ONNX Runtime", _onnx, ("matrix",), packages=("onnxruntime", "skl2onnx"), last_resort=True),
 )
 
 
@@ -136,12 +153,14 @@ def compile_runtime(
 def _built(
     manifest: Manifest, reference: SklearnRuntime, candidates: Sequence[Candidate]
 ) -> tuple[list[Runtime], list[Form]]:
-    built, report = [], []
+    built: list[Runtime] = []
+    report: list[Form] = []
     for candidate in candidates:
-        if manifest.artefact.container not in candidate.containers:
+        if manifest.artefact.container not in candidate.containers or (built and candidate.last_resort):
             continue
-        if candidate.package and find_spec(candidate.package) is None:
-            report.append(Form(candidate.name, reason=f"{candidate.package} is not installed"))
+        missing = [package for package in candidate.packages if find_spec(package) is None]
+        if missing:
+            report.append(Form(candidate.name, reason=f"not installed: {', '.join(missing)}"))
             continue
         try:
             built.append(candidate.build(reference))

@@ -199,9 +199,9 @@ def test_a_form_that_is_wrong_is_caught_and_not_used(root: Path, name: str, buil
 def test_what_is_not_installed_is_said(root: Path) -> None:
     """An optional package that is missing is a line of the report."""
     model = _load(root, "linear")
-    candidates = (Candidate("fast", build_linear, _EVERY, package="surely_not_installed"),)
+    candidates = (Candidate("fast", build_linear, _EVERY, packages=("surely_not_installed",)),)
     compiled = compile_runtime(model.manifest, model.pipeline, model.reference, Compiling(candidates=candidates))
-    assert compiled.forms[0].reason == "surely_not_installed is not installed"
+    assert compiled.forms[0].reason == "not installed: surely_not_installed"
 
 
 class _Breaks:
