@@ -16,7 +16,7 @@ from app.runtimes.heads import Head, answer_values, averaged
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.terms import TermScorer, analysed_columns, word_bound_columns
 from app.runtimes.tokens import tokens_of
-from app.runtimes.words import TermFrequency, word_scorer, word_table
+from app.runtimes.words import TermFrequency, Terms, word_scorer, word_table
 
 _WORDS_AND_PAIRS = ((1, 1), (1, 2), (2, 2))
 
@@ -138,16 +138,15 @@ class FoldedText:
 def _single_output(source: _Source) -> Callable[[Sequence[str]], list[float]]:
     """For one output: floats, part by part."""
     offset = float(source.offset[0])
-    scorers = [_part_scorer(part, weights) for part, weights in _with_weights(source)]
-    words = [score for score, _ in scorers if score is not None]
-    if len(words) == len(scorers) == 1:
-        (only,) = words
-        return lambda texts: [only(text) + offset for text in texts]
+    parts = _with_weights(source)
+    if len(parts) == 1 and (only := _words(*parts[0], offset)) is not None:
+        return lambda texts: list(map(only, texts))
+    scorers = [_words(part, weights, 0.0) or _term_scorer(part, weights) for part, weights in parts]
 
     def scores(texts: Sequence[str]) -> list[float]:
         total = [offset] * len(texts)
-        for one, many in scorers:
-            found = [one(text) for text in texts] if one is not None else many(texts)[:, 0].tolist()
+        for scorer in scorers:
+            found = scorer.scores(texts)[:, 0].tolist() if isinstance(scorer, TermScorer) else map(scorer, texts)
             total = [a + b for a, b in zip(total, found, strict=True)]
         return total
 
@@ -171,18 +170,18 @@ def _with_weights(source: _Source) -> list[tuple[_Part, Any]]:
     return found
 
 
-def _part_scorer(part: _Part, weights: Any) -> tuple[Any, Any]:
-    """A function of one text where that is the faster one, or else of many."""
+def _words(part: _Part, weights: Any, offset: float) -> Callable[[str], float] | None:
+    """The function of one text for words and pairs of words; None for other terms."""
     vectorizer = part.vectorizer
-    if vectorizer.analyzer == "word" and tuple(vectorizer.ngram_range) in _WORDS_AND_PAIRS:
-        tokens = tokens_of(vectorizer)
-        if tokens.blankless:
-            frequency = _frequency(part)
-            table = word_table(
-                vectorizer.vocabulary_, vectorizer.ngram_range, _idf(part), weights[:, 0], frequency.norm
-            )
-            return word_scorer(table, tokens, frequency), None
-    return None, _term_scorer(part, weights).scores
+    sizes = tuple(vectorizer.ngram_range)
+    if vectorizer.analyzer != "word" or sizes not in _WORDS_AND_PAIRS:
+        return None
+    tokens = tokens_of(vectorizer)
+    if not tokens.blankless:
+        return None
+    frequency = _frequency(part)
+    terms = Terms(vectorizer.vocabulary_, sizes, _idf(part), weights[:, 0])
+    return word_scorer(word_table(terms, tokens.skipped, frequency.norm), tokens, frequency, offset)
 
 
 def _term_scorer(part: _Part, weights: Any) -> TermScorer:

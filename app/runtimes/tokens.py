@@ -29,7 +29,7 @@ class Tokens:
     """How to find the tokens of a text.
 
     `of(text)` answers for any text. For an ASCII text where there is a `table`, they are also
-    `[t for t in text.encode().translate(table).decode().split() if t not in skipped]`: to be written out where a call
+    `text.encode().translate(table).decode().split()`, but for those that are `skipped`: to be written out where a call
     more would cost.
     """
 

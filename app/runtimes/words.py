@@ -47,24 +47,32 @@ class TermFrequency:
         return not (self.sublinear or self.binary or self.norm == "l2")
 
 
-def word_table(
-    vocabulary: Mapping[str, int], sizes: tuple[int, int], idf: Any, weights: Any, norm: str | None
-) -> Words:
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """A vectoriser's terms with what they weigh; `sizes` are those of its n-grams, from and to."""
+
+    vocabulary: Mapping[str, int]
+    sizes: tuple[int, int]
+    idf: Any
+    weights: Any
+
+
+def word_table(terms: Terms, skipped: frozenset[str], norm: str | None) -> Words:
     """Each word's own weight, and the weights of the pairs that it begins.
 
-    A word may stand in pairs and have no weight itself: it was too frequent, or too rare. A term that no n-gram of
-    `sizes` is, in a vocabulary that was given, never occurs.
+    A word may stand in pairs and have no weight itself: it was too frequent, or too rare. A vocabulary that was given
+    may have terms that never occur: of other sizes, or with words that are skipped.
     """
     names: dict[str, str] = {}
     own: dict[str, Weight] = {}
     followers: dict[str, dict[str, Weight]] = {}
-    idf, weights = idf.tolist(), weights.tolist()
-    for term, column in vocabulary.items():
-        first, *second = term.split(" ")
-        if not sizes[0] <= 1 + len(second) <= sizes[1]:
+    idf, weights = terms.idf.tolist(), terms.weights.tolist()
+    for term, column in terms.vocabulary.items():
+        first, *second = words = term.split(" ")
+        if not terms.sizes[0] <= len(words) <= terms.sizes[1] or not skipped.isdisjoint(words):
             continue
         size = idf[column]
-        weight = complex(size * size if norm == "l2" else size, size * weights[column])
+        weight = complex({"l2": size * size, "l1": size}.get(norm or "", 0.0), size * weights[column])
         first = names.setdefault(first, first)
         if second:
             followers.setdefault(first, {})[names.setdefault(*second, *second)] = weight
@@ -74,19 +82,18 @@ def word_table(
     return {name: (own.get(name, 0j), followers.get(name, _NOBODY)) for name in names if name in known}
 
 
-def word_scorer(  # noqa: C901 -- one walk, written out: a call for each token would double its time
-    words: Words, tokens: Tokens, frequency: TermFrequency
-) -> Callable[[str], float]:
-    """The function from a text to its score; everything that it needs is bound here, once."""
+def word_scorer(words: Words, tokens: Tokens, frequency: TermFrequency, offset: float) -> Callable[[str], float]:
+    """The function from a text to its score and `offset`; everything that it needs is bound here, once.
+
+    It is one walk, written out: a call for each token would double its time.
+    """
     table, skipped, slow = tokens.table, tokens.skipped, tokens.of
-    norm, additive = frequency.norm, frequency.additive
+    squared, additive = frequency.norm == "l2", frequency.additive
     sqrt = math.sqrt
 
     def score(text: str) -> float:
-        if table is not None and text.isascii():
-            found = [t for t in text.encode().translate(table).decode().split() if t not in skipped]
-        else:
-            found = slow(text)
+        quick = table is not None and text.isascii()
+        found = text.encode().translate(table).decode().split() if quick else slow(text)
         total = 0j
         followers = _NOBODY
         for token in found:
@@ -95,20 +102,21 @@ def word_scorer(  # noqa: C901 -- one walk, written out: a call for each token w
             if token in words:
                 weight, followers = words[token]
                 total += weight
-            else:
+            elif token not in skipped:
                 followers = _NOBODY
         if not additive:
             once = set(found)
             if len(once) < len(found):
-                total = _repeated(found, once, words, frequency, total)
-        if norm is None or not total.real:
-            return total.imag
-        return total.imag / (sqrt(total.real) if norm == "l2" else total.real)
+                total = _repeated(found, once, words, skipped, frequency, total)
+        size = sqrt(total.real) if squared else total.real
+        return total.imag / (size or 1.0) + offset
 
     return score
 
 
-def _repeated(found: list[str], once: set[str], words: Words, frequency: TermFrequency, total: Weight) -> Weight:
+def _repeated(
+    found: list[str], once: set[str], words: Words, skipped: frozenset[str], frequency: TermFrequency, total: Weight
+) -> Weight:
     """The total once more, with terms that repeat weighed as they should be. Uses up `once`."""
     repeats = []
     for token in found:
@@ -117,12 +125,13 @@ def _repeated(found: list[str], once: set[str], words: Words, frequency: TermFre
         else:
             repeats.append(token)
     if len(repeats) > _FEW_REPEATS:
-        return _counted(found, words, frequency)
+        return _counted([token for token in found if token not in skipped], words, frequency)
     for token in set(repeats):
         if token in words:
             total += _excess(words[token][0], found.count(token), frequency)
     if len(repeats) > 1:  # a pair that repeats repeats two words, or one word twice
-        pairs = [pair for pair in pairwise(found) if pair[0] in repeats and pair[1] in repeats]
+        kept = [token for token in found if token not in skipped]
+        pairs = [pair for pair in pairwise(kept) if pair[0] in repeats and pair[1] in repeats]
         for pair in set(pairs):
             total += _excess(_pair_weight(words, *pair), pairs.count(pair), frequency)
     return total
