@@ -26,6 +26,7 @@ from app.runtimes.linear import build_linear
 from app.runtimes.linear_text import build_text, fold_text
 from app.runtimes.sample import Asked, draw_sample
 from app.runtimes.sklearn import SklearnRuntime
+from app.runtimes.thresholds import raw_thresholds
 from app.runtimes.trees import TreesRuntime, build_trees
 from app.training.options import Options
 from app.training.publish import publish
@@ -283,3 +284,16 @@ def test_the_sample_lies_where_labels_turn_and_is_the_same_each_time(root: Path,
     assert set(answer.classes) == {0, 1}
     assert np.abs(answer.probabilities[:, 0] - 0.5).min() < nearest
     assert len(model.pipeline.validate(samples[0])) == len(samples[0])
+
+
+def test_the_sample_of_a_forest_has_rows_at_its_thresholds(root: Path) -> None:
+    """Exactly at some of them, and one step of a double to either side."""
+    model = _load(root, "forest")
+    sample = draw_sample(model.manifest, model.reference.estimator, lambda rows: [0] * len(rows), Asked(100, 1.0))
+    names = [field.name for field in model.manifest.fields]
+    met = {(name, row[name]) for row in sample for name in names}
+    thresholds = [(names[column], value) for column, value in raw_thresholds(model.reference.estimator)]
+    exactly = [(name, value) for name, value in thresholds if (name, value) in met]
+    assert len(exactly) >= 10
+    for name, value in exactly:
+        assert {(name, float(np.nextafter(value, to))) for to in (-np.inf, np.inf)} <= met
