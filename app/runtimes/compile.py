@@ -20,7 +20,7 @@ from app.pipelines import Pipeline
 from app.pipelines.base import Row
 from app.runtimes.base import Runtime
 from app.runtimes.by_size import BySize, Stage
-from app.runtimes.cost import Cost, measure_cost
+from app.runtimes.cost import Cost, least, measure_cost
 from app.runtimes.folding import NotFoldable, kind_of
 from app.runtimes.parity import Expected, compare, expect
 from app.runtimes.sample import Asked, draw_sample
@@ -35,7 +35,8 @@ SIZES = (1, 64, 1000)
 _ROWS, _FEW_ROWS = 256, 64
 _SAMPLE_SECONDS = 0.5
 _SEARCH_SECONDS = 0.15
-_CALL_SECONDS = 0.1
+# The longest call of each round of measuring.
+_ROUNDS = (0.1, 0.02, 0.02)
 # A form has to be so much faster before another one is left for it: a switch costs its readers something, too.
 _WORTH_A_SWITCH = 0.9
 # Where one form may give way to another. Beyond what is measured nothing changes: a line through noise says nothing.
@@ -143,7 +144,7 @@ def compile_runtime(
             proven.append((form, outcome))
     proven.append((reference, Form(reference.name)))
     how.progress("measuring")
-    costs = [_cost(form, pipeline, golden) for form, _ in proven]
+    costs = _costs([form for form, _ in proven], pipeline, golden)
     stages = choose(costs, [form for form, _ in proven])
     runtime = reference if stages[-1][1] is reference and len(stages) == 1 else BySize(stages, reference, how.fell_back)
     lines = [_line(outcome, cost, form, stages) for (form, outcome), cost in zip(proven, costs, strict=True)]
@@ -200,7 +201,13 @@ def _proven(form: Runtime, expected: Expected, pipeline: Pipeline, tolerance: fl
     )
 
 
-def _cost(form: Runtime, pipeline: Pipeline, golden: Sequence[Row]) -> Cost:
+def _costs(forms: Sequence[Runtime], pipeline: Pipeline, golden: Sequence[Row]) -> list[Cost]:
+    """In rounds, some time apart: a machine that was busy for a moment must not decide for as long as this runs."""
+    rounds = [[_cost(form, pipeline, golden, longest) for form in forms] for longest in _ROUNDS]
+    return [least(measured) for measured in zip(*rounds, strict=True)]
+
+
+def _cost(form: Runtime, pipeline: Pipeline, golden: Sequence[Row], longest: float) -> Cost:
     """Of the form alone: what stands around it is the same for all."""
     inputs: dict[int, Any] = {}
 
@@ -210,7 +217,7 @@ def _cost(form: Runtime, pipeline: Pipeline, golden: Sequence[Row]) -> Cost:
     def prepare(rows: int) -> None:
         inputs[rows] = pipeline.preprocess(list(islice(cycle(golden), rows)))
 
-    return measure_cost(call, prepare=prepare, longest=_CALL_SECONDS)
+    return measure_cost(call, prepare=prepare, longest=longest)
 
 
 def choose(costs: Sequence[Cost], forms: Sequence[Runtime]) -> list[Stage]:

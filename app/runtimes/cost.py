@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SIZES = (1, 4, 16, 64, 256, 1000)
@@ -59,8 +59,25 @@ def measure_cost(
         for _ in range(_REPEATS - 1):
             if seconds < longest / 10:
                 seconds = min(seconds, _timed(call, rows))
-        points.append((rows, max(seconds, points[-1][1] if points else 0.0)))
-    return Cost(tuple(points))
+        points.append((rows, seconds))
+    return Cost(_ascending(points))
+
+
+def _ascending(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """A call that took longer than one with more rows was disturbed: it takes no longer than that one."""
+    found: list[tuple[int, float]] = []
+    for rows, seconds in reversed(points):
+        found.append((rows, min(seconds, found[-1][1]) if found else seconds))
+    return tuple(reversed(found))
+
+
+def least(costs: Sequence[Cost]) -> Cost:
+    """The least that was measured for each number of rows: what came between a measurement only makes it longer."""
+    seconds: dict[int, float] = {}
+    for cost in costs:
+        for rows, measured in cost.points:
+            seconds[rows] = min(measured, seconds.get(rows, measured))
+    return Cost(_ascending(sorted(seconds.items())))
 
 
 def _timed(call: Callable[[int], object], rows: int) -> float:

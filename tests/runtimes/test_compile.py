@@ -21,7 +21,7 @@ from app.registry.sources import DirectorySource
 from app.runtimes.base import Runtime
 from app.runtimes.by_size import BySize
 from app.runtimes.compile import Build, Candidate, Compiled, Compiling, choose, compile_runtime
-from app.runtimes.cost import Cost
+from app.runtimes.cost import Cost, least
 from app.runtimes.linear import build_linear
 from app.runtimes.linear_text import build_text, fold_text
 from app.runtimes.sample import Asked, draw_sample
@@ -297,3 +297,9 @@ def test_the_sample_of_a_forest_has_rows_at_its_thresholds(root: Path) -> None:
     assert len(exactly) >= 10
     for name, value in exactly:
         assert {(name, float(np.nextafter(value, to))) for to in (-np.inf, np.inf)} <= met
+
+
+def test_a_measurement_that_was_disturbed_is_outweighed_by_another() -> None:
+    """For each number of rows the least counts, whichever round it comes from; and fewer rows never take longer."""
+    disturbed, short = Cost(((1, 1e-5), (4, 9e-1), (64, 5e-1), (1000, 1e-2))), Cost(((1, 2e-5), (4, 3e-5)))
+    assert least([disturbed, short]).points == ((1, 1e-5), (4, 3e-5), (64, 1e-2), (1000, 1e-2))
