@@ -137,6 +137,11 @@ class ModelSettings(_Group):
         description="Importable packages, separated by commas, that artefacts may contain beside scikit-learn's own: "
         "custom transformers, `pandas`, `xgboost`.",
     )
+    compile: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto`: each model is brought into faster forms, and those that prove to answer the same are used "
+        "([runtimes.md](runtimes.md)); `off`: scikit-learn answers.",
+    )
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The catalog: which models there are, what they take and give, how good they are, and who they are for."""
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -13,6 +13,9 @@ from app.auth.principal import Principal
 from app.errors import Forbidden, ModelNotFound
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.registry import ModelEntry, State, VersionEntry
+
+if TYPE_CHECKING:
+    from app.runtimes.compile import Form
 
 # With `predict` one sees the models that one may call, with `read` all.
 _NEEDS = needs("predict", "read")
@@ -37,6 +40,17 @@ class Catalog(BaseModel):
     models: list[ModelSummary]
 
 
+class FormDetail(BaseModel):
+    """A form of the estimator: what answers in it, and how it compares with scikit-learn."""
+
+    form: str
+    chosen_for: str | None = Field(None, description="The numbers of rows in a call for which it answers.")
+    microseconds: dict[str, float] = Field({}, description="Time for each row, by the number of rows in a call.")
+    largest_difference: float | None = Field(None, description="Of a number, on the sample that it was compared on.")
+    labels_equal: bool | None = Field(None, description="Whether every label of the sample was the same.")
+    reason: str | None = Field(None, description="Why it answers nothing.")
+
+
 class VersionDetail(BaseModel):
     """One version; those without a readable manifest have only their number, state and reason."""
 
@@ -53,6 +67,7 @@ class VersionDetail(BaseModel):
     training_rows: int | None = None
     sha256: str | None = None
     runtime: str | None = Field(None, description="What executes it.")
+    forms: list[FormDetail] = Field([], description="The forms that were tried for it, and how each compares.")
     created_at: datetime | None = None
     code: str | None = None
 
@@ -114,6 +129,17 @@ def _detail(entry: ModelEntry, version: VersionEntry) -> VersionDetail:
     )
 
 
+def _form(form: "Form") -> FormDetail:
+    return FormDetail(
+        form=form.form,
+        chosen_for=form.chosen_for or None,
+        microseconds={str(rows): round(figure, 1) for rows, figure in form.microseconds.items()},
+        largest_difference=form.largest_difference,
+        labels_equal=form.labels_equal,
+        reason=form.reason or None,
+    )
+
+
 def _described(version: VersionEntry) -> dict[str, Any]:
     manifest = version.manifest
     if manifest is None:
@@ -128,6 +154,7 @@ def _described(version: VersionEntry) -> dict[str, Any]:
         "training_rows": manifest.training.rows,
         "sha256": manifest.artefact.sha256,
         "runtime": version.model.runtime.name if version.model else None,
+        "forms": [_form(form) for form in version.model.forms] if version.model else [],
         "created_at": manifest.origin.created_at,
         "code": manifest.origin.code,
     }

@@ -9,7 +9,7 @@ from app import __version__
 from app.errors import OperatorError
 
 # Name → module of this package; each has a click command of the same name.
-COMMANDS = ("clients", "log", "migrate", "models", "serve", "token", "train")
+COMMANDS = ("clients", "compile", "log", "migrate", "models", "serve", "token", "train")
 
 
 class _LazyGroup(click.Group):

@@ -1,4 +1,4 @@
-"""From a folder to a model that answers: read, verify, unpickle, prove, warm up.
+"""From a folder to a model that answers: read, verify, unpickle, prove, compile, warm up.
 
 The order matters: the digest before anything is unpickled, the golden rows before anything is served.
 """
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 from itertools import cycle, islice
 
+import structlog
+
 from app.errors import VersionRefused
 from app.manifest import LogRules, Manifest
 from app.pipelines import Pipeline, pipeline_for
@@ -17,16 +19,20 @@ from app.registry.golden import check_golden_rows
 from app.registry.sources import DirectorySource
 from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
+from app.runtimes.compile import Compiling, Form, compile_runtime
 from app.runtimes.cost import UNKNOWN_COST, Cost, measure_cost
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """One version in memory, verified and warm; never changed, so a request may hold it for as long as it takes.
 
-    `reference` is scikit-learn with the estimator of record; `runtime` is what answers.
+    `reference` is scikit-learn with the estimator of record; `runtime` is what answers; `forms` is the report on every
+    form that was tried to find it, empty where none was.
     """
 
     manifest: Manifest
@@ -36,6 +42,7 @@ class LoadedModel:
     load_seconds: float
     cost: Cost = UNKNOWN_COST
     log_rules: LogRules = field(default_factory=LogRules)
+    forms: tuple[Form, ...] = ()
 
     @property
     def name(self) -> str:
@@ -48,8 +55,14 @@ class LoadedModel:
         return self.manifest.version
 
 
-def load_version(source: DirectorySource, name: str, version: int, modules: tuple[str, ...]) -> LoadedModel:
-    """Load one version, or raise VersionRefused with the reason."""
+def load_version(
+    source: DirectorySource,
+    name: str,
+    version: int,
+    modules: tuple[str, ...],
+    compiling: Compiling | None = None,
+) -> LoadedModel:
+    """Load one version, or raise VersionRefused with the reason. Without `compiling`, scikit-learn answers."""
     started = time.perf_counter()
     bound_numeric_threads()
     manifest = source.manifest(name, version)
@@ -59,8 +72,22 @@ def load_version(source: DirectorySource, name: str, version: int, modules: tupl
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
     model = assemble(manifest, unpickle(raw, modules), started)
-    check_golden_rows(manifest, model.pipeline, model.runtime)
-    return replace(model, log_rules=rules, cost=_warm_up(model))
+    check_golden_rows(manifest, model.pipeline, model.reference)
+    if compiling is not None:
+        model = _compiled(model, compiling)
+    cost = _warm_up(model)
+    return replace(model, log_rules=rules, cost=cost, load_seconds=time.perf_counter() - started)
+
+
+def _compiled(model: LoadedModel, compiling: Compiling) -> LoadedModel:
+    """The model with its fastest forms; whatever goes wrong there, scikit-learn answers as it did before."""
+    try:
+        compiled = compile_runtime(model.manifest, model.pipeline, model.reference, compiling)
+        check_golden_rows(model.manifest, model.pipeline, compiled.runtime)
+    except (Exception, SystemExit):  # an estimator may do anything, and the version is proven without other forms
+        log.exception("compile_failed", model=model.name, version=model.version)
+        return model
+    return replace(model, runtime=compiled.runtime, forms=compiled.forms)
 
 
 def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:

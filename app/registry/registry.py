@@ -87,6 +87,7 @@ class ModelRegistry:
         self.source = DirectorySource(settings.models_dir)
         self.required = settings.required
         self._modules = settings.model_modules
+        self._compile = settings.compile == "auto"
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})
         self._loading: asyncio.Future[None] | None = None
@@ -206,19 +207,24 @@ class ModelRegistry:
     def _load(self, name: str, entry: VersionEntry) -> VersionEntry:
         # scikit-learn takes seconds to import; the service answers its health routes before that.
         from app.registry.loader import load_version  # noqa: PLC0415
+        from app.runtimes.compile import Compiling  # noqa: PLC0415
 
+        labels = (name, str(entry.version))
         try:
             if entry.state == "idle":
                 return replace(entry, manifest=self.source.manifest(name, entry.version))
-            model = load_version(self.source, name, entry.version, self._modules)
+            compiling = Compiling(self._metrics.runtime_fallbacks.labels(*labels).inc) if self._compile else None
+            model = load_version(self.source, name, entry.version, self._modules, compiling)
         except VersionRefused as error:
             return self._refuse(name, entry, error.refusal)
         except Exception as error:  # whatever one version does, the others are loaded
             log.exception("model_load_failed", model=name, version=entry.version)
             return self._refuse(name, entry, Refusal("load_failed", type(error).__name__))
-        self._metrics.serving.labels(name, str(entry.version)).set(1)
-        self._metrics.load_seconds.labels(name, str(entry.version)).set(model.load_seconds)
-        log.info("model_loaded", model=name, version=entry.version, seconds=round(model.load_seconds, 2))
+        self._metrics.serving.labels(*labels).set(1)
+        self._metrics.load_seconds.labels(*labels).set(model.load_seconds)
+        self._metrics.model_runtime.labels(*labels, model.runtime.name).set(1)
+        seconds, runtime = round(model.load_seconds, 2), model.runtime.name
+        log.info("model_loaded", model=name, version=entry.version, runtime=runtime, seconds=seconds)
         return replace(entry, state="serving", manifest=model.manifest, model=model)
 
     def _refuse(self, name: str, entry: VersionEntry, refusal: Refusal) -> VersionEntry:

@@ -2,7 +2,7 @@
 
 import time
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _SIZES = (1, 4, 16, 64, 256, 1000)
@@ -41,15 +41,43 @@ class Cost:
 UNKNOWN_COST = Cost(((1, 0.0),))
 
 
-def measure_cost(call: Callable[[int], object]) -> Cost:
-    """Time `call(rows)` for growing numbers of rows, the best of a few runs, as far as that stays short."""
+def measure_cost(
+    call: Callable[[int], object],
+    prepare: Callable[[int], object] = lambda _: None,
+    longest: float = _LONGEST_CALL,
+) -> Cost:
+    """Time `call(rows)` for growing numbers of rows, the best of a few runs, as far as that stays short.
+
+    `prepare(rows)` comes before, and is not timed. What takes long is timed once: it varies less.
+    """
     points: list[tuple[int, float]] = []
     for rows in _SIZES:
-        if points and Cost(tuple(points)).seconds(rows) > _LONGEST_CALL:
+        if points and Cost(tuple(points)).seconds(rows) > longest:
             break
-        seconds = min(_timed(call, rows) for _ in range(_REPEATS))
-        points.append((rows, max(seconds, points[-1][1] if points else 0.0)))
-    return Cost(tuple(points))
+        prepare(rows)
+        seconds = _timed(call, rows)
+        for _ in range(_REPEATS - 1):
+            if seconds < longest / 10:
+                seconds = min(seconds, _timed(call, rows))
+        points.append((rows, seconds))
+    return Cost(_ascending(points))
+
+
+def _ascending(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """A call that took longer than one with more rows was disturbed: it takes no longer than that one."""
+    found: list[tuple[int, float]] = []
+    for rows, seconds in reversed(points):
+        found.append((rows, min(seconds, found[-1][1]) if found else seconds))
+    return tuple(reversed(found))
+
+
+def least(costs: Sequence[Cost]) -> Cost:
+    """The least that was measured for each number of rows: what came between a measurement only makes it longer."""
+    seconds: dict[int, float] = {}
+    for cost in costs:
+        for rows, measured in cost.points:
+            seconds[rows] = min(measured, seconds.get(rows, measured))
+    return Cost(_ascending(sorted(seconds.items())))
 
 
 def _timed(call: Callable[[int], object], rows: int) -> float:

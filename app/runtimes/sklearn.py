@@ -33,19 +33,22 @@ _LARGEST_PROBABILITY = frozenset(
 
 
 class SklearnRuntime:
-    """Calls a fitted estimator, and checks that what it answers is one finite answer for each row."""
+    """Calls a fitted estimator, and checks that what it answers is one finite answer for each row.
+
+    `transform` are the steps before the `final` one, None where there are none.
+    """
 
     name = "scikit-learn"
 
     def __init__(self, estimator: Any, task: Task) -> None:
         self.estimator = estimator
-        self._transform, self._final = _split(estimator)
-        self._regression = task == "regression"
-        self._classes = np.asarray([] if self._regression else self._final.classes_)
-        self._has_probabilities = hasattr(self._final, "predict_proba")
+        self.transform, self.final = _split(estimator)
+        self.regression = task == "regression"
+        self._classes = np.asarray([] if self.regression else self.final.classes_)
+        self._has_probabilities = hasattr(self.final, "predict_proba")
         # A custom estimator may sleep, or ask a database; so it never works on the event loop.
         self.steady = all(_is_sklearns(inner) for inner in walk_estimators(estimator))
-        self._label_is_largest = _is_sklearns(self._final) and type(self._final).__name__ in _LARGEST_PROBABILITY
+        self._label_is_largest = _is_sklearns(self.final) and type(self.final).__name__ in _LARGEST_PROBABILITY
 
     @property
     def classes(self) -> list[Any]:
@@ -56,19 +59,22 @@ class SklearnRuntime:
     @property
     def has_probabilities(self) -> bool:
         """Whether the estimator answers probabilities."""
-        return self._has_probabilities and not self._regression
+        return self._has_probabilities and not self.regression
 
     def predict(self, inputs: Any, rows: int) -> RawOutput:
         """Answer for `rows` rows. Raises ModelFailed for an answer of another shape, or one that is not finite."""
-        features = inputs if self._transform is None else self._transform.transform(inputs)
-        if self._regression:
-            return RawOutput(values=_checked(np.asarray(self._final.predict(features), dtype=np.float64), (rows,)))
+        features = inputs if self.transform is None else self.transform.transform(inputs)
+        if self.regression:
+            values = np.asarray(self.final.predict(features), dtype=np.float64)
+            if values.shape == (rows, 1):  # fitted on a target that was a column, as a DataFrame's is
+                values = values[:, 0]
+            return RawOutput(values=_checked(values, (rows,)))
         probabilities = None
         if self._has_probabilities:
-            probabilities = _checked(self._final.predict_proba(features), (rows, len(self._classes)))
+            probabilities = _checked(self.final.predict_proba(features), (rows, len(self._classes)))
             if self._label_is_largest:
                 return RawOutput(classes=probabilities.argmax(axis=1), probabilities=probabilities)
-        return RawOutput(classes=self._indices(self._final.predict(features), rows), probabilities=probabilities)
+        return RawOutput(classes=self._indices(self.final.predict(features), rows), probabilities=probabilities)
 
     def _indices(self, labels: Any, rows: int) -> Any:
         labels = np.asarray(labels)

@@ -73,6 +73,18 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+        self.model_runtime = Gauge(
+            "presage_model_runtime",
+            "1 for what executes a version: the form that was chosen for each number of rows.",
+            ["model", "version", "runtime"],
+            registry=registry,
+        )
+        self.runtime_fallbacks = Counter(
+            "presage_runtime_fallbacks_total",
+            "Calls in which a form raised and scikit-learn answered.",
+            ["model", "version"],
+            registry=registry,
+        )
         self.log_recorded = Counter("presage_log_recorded_total", "Rows put into the journal.", registry=registry)
         self.log_lost = Counter(
             "presage_log_lost_total", "Rows answered without a record, under the policy best-effort.", registry=registry

@@ -1,6 +1,7 @@
 """A version is served only when it is proven: everything that can be wrong with one is refused, with its reason."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from app.manifest import Golden, GoldenRow, Outputs
 from app.registry.artefact import unpickle
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.runtimes.base import Runtime
+from app.runtimes.compile import Candidate, Compiling
+from app.runtimes.sklearn import SklearnRuntime
 from tests.support.estimators import Brittle, Forgetful
 from tests.support.versions import HERE, LABELS, NUMBER, one_golden, write_classifier, write_version
 
@@ -225,3 +229,16 @@ def test_n_jobs_is_neutralised_in_every_estimator_inside(tmp_path: Path) -> None
     outputs = LABELS.model_copy(update={"probabilities": True})
     write_version(tmp_path, estimator, outputs=outputs, golden=Golden(rows=(golden,)))
     assert _load(tmp_path).reference.estimator[-1].n_jobs is None
+
+
+def test_whatever_happens_while_forms_are_made_the_version_is_served(tmp_path: Path) -> None:
+    """By scikit-learn, as it was proven before: even where a form would end the process."""
+
+    def leaves(reference: SklearnRuntime) -> Runtime:
+        sys.exit(f"planted for {reference.name}")
+
+    write_classifier(tmp_path)
+    compiling = Compiling(candidates=(Candidate("leaves", leaves, ("matrix",)),))
+    model = load_version(DirectorySource(tmp_path), "toy", 1, (), compiling)
+    assert model.runtime is model.reference
+    assert model.forms == ()

@@ -14,10 +14,10 @@ from app.telemetry.metrics import Metrics
 from tests.support.versions import write_classifier
 
 
-def _loaded(root: Path, **settings: Any) -> ModelRegistry:
+def _loaded(root: Path, metrics: Metrics | None = None, **settings: Any) -> ModelRegistry:
     """A registry that has loaded what there is."""
     settings.setdefault("default_model", "toy")
-    registry = ModelRegistry(ModelSettings(models_dir=root, **settings), Metrics())
+    registry = ModelRegistry(ModelSettings(models_dir=root, **settings), metrics or Metrics())
 
     async def load() -> None:
         async with registry:
@@ -194,3 +194,18 @@ def test_what_is_served_is_a_metric(tmp_path: Path) -> None:
     assert samples("presage_model_serving", {"model": "toy", "version": "1"}) == 1
     assert samples("presage_model_serving", {"model": "broken", "version": "1"}) == 0
     assert samples("presage_ready") == 1
+
+
+@pytest.mark.parametrize(("setting", "runtime"), [("auto", "folded linear"), ("off", "scikit-learn")])
+def test_what_executes_a_version_is_a_metric_and_a_setting(tmp_path: Path, setting: str, runtime: str) -> None:
+    """COMPILE=off leaves everything to scikit-learn; the gauge names what answers."""
+    write_classifier(tmp_path)
+    metrics = Metrics()
+    registry = _loaded(tmp_path, metrics, compile=setting)
+    model = registry.resolve("toy", "1")
+    assert model.runtime.name == runtime
+    assert bool(model.forms) == (setting == "auto")
+    labels = {"model": "toy", "version": "1"}
+    assert metrics.registry.get_sample_value("presage_model_runtime", {**labels, "runtime": runtime}) == 1
+    fallbacks = metrics.registry.get_sample_value("presage_runtime_fallbacks_total", labels)
+    assert fallbacks == (0 if setting == "auto" else None)

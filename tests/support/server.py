@@ -104,7 +104,7 @@ def running_server(
     arguments: Sequence[str] = (),
     module: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Start a server, wait until it is ready unless told otherwise, and end it, whatever happens.
+    """Start a server, wait until it is ready and serves all it will, unless told otherwise; end it, whatever happens.
 
     Unless the environment says otherwise nobody has to say who they are. Its keys, its journal and, unless the
     environment names another, its database lie beside the log. `module` is run in the place of `app serve`.
@@ -126,6 +126,7 @@ def running_server(
     try:
         if wait:
             server.wait_for("/health/ready", 200)
+            server.wait_for_output("(models_loaded)")  # readiness waits for the required models alone
         yield server
     finally:
         if process.poll() is None:
