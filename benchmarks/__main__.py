@@ -88,6 +88,7 @@ def _measure(plan: Plan) -> Path:
     def say(line: str) -> None:
         click.echo(f"{time.monotonic() - started:6.1f} s  {line}", err=True)
 
+    say(f"each figure is kept in {path}")
     with path.open("w") as output:
 
         def keep(found: Mapping[str, Any]) -> None:

@@ -77,6 +77,15 @@ class Generator:
 
     def run(self) -> Tally:
         """Send all, and wait for what is outstanding, within the order's bounds."""
+        try:
+            self._loop()
+        finally:
+            self.poller.close()
+            for connection in self.open.values():
+                connection.socket.close()
+        return self.tally
+
+    def _loop(self) -> None:
         order, waiting, idle = self.order, self.waiting, self.idle
         arrivals = random.Random(order.seed)  # noqa: S311 -- arrivals, not secrets
         self.started = time.perf_counter()
@@ -91,7 +100,7 @@ class Generator:
             outstanding = len(waiting) + len(self.open) - len(idle)
             if (not outstanding and due >= order.seconds) or now > order.seconds + order.drain:
                 self.tally.unsent = len(waiting)
-                return self.tally
+                return
             for number, _ in self.poller.poll(0):
                 self._receive(self.open[number])
 

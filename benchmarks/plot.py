@@ -38,7 +38,7 @@ def plot(records: Sequence[Mapping[str, Any]]) -> str:
     height = _TOP + _ROW * len(order) + 34
     rows = [_row(name, rates[name], _TOP + _ROW * i, scale, longest * 1.05) for i, name in enumerate(order)]
     run = records[0]
-    foot = f"Median of {run['rounds']} rounds, with the least and the most. {run['cpu']}, {run['date']}."
+    foot = f"Median over the rounds ({run['rounds']}), with the least and the most. {run['cpu']}, {run['date']}."
     return "\n".join(
         [
             (

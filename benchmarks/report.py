@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.servers import PRESAGE
-from benchmarks.session import BATCH_CONNECTIONS, CONNECTIONS, OVERLOAD, OVERLOAD_CONNECTIONS
+from benchmarks.session import BATCH_CONNECTIONS, CONNECTIONS, OPEN_CONNECTIONS, OVERLOAD
 
 Record = Mapping[str, Any]
 Show = Callable[[float], str]
@@ -27,10 +27,10 @@ TITLES = {
 _MIB = 2**20
 _TAIL = f"""\
 Open loop: requests leave as a Poisson process, whether or not earlier ones were answered, and latency counts from when
-each was due. Half of what the same server did above, {CONNECTIONS} connections.
+each was due. Half of what the same server did above, {OPEN_CONNECTIONS} connections.
 """
 _OVERLOAD = f"""\
-The forest without a compiled form (`COMPILE=off`), open loop, {OVERLOAD_CONNECTIONS} connections. Goodput: 200s that
+The forest without a compiled form (`COMPILE=off`), open loop, {OPEN_CONNECTIONS} connections. Goodput: 200s that
 came while the load lasted.
 """
 _MEMORY = """\
@@ -84,7 +84,7 @@ def spread(values: Sequence[float], show: Show) -> str:
 def _head(run: Record) -> str:
     return (
         f"# Beside the peers\n\n"
-        f"`{run['command']}`, {run['rounds']} rounds of {run['seconds']} s, {run['date']}, {run['cpu']}, "
+        f"`{run['command']}`, rounds: {run['rounds']}, of {run['seconds']} s, {run['date']}, {run['cpu']}, "
         f"Python {run['python']}, texts of {run['data']}.\n\n"
         "One core for each server with all its processes, another for the load. Before each measurement the answers to "
         "two dozen requests, a dozen at a time, were those of scikit-learn. Medians over the rounds, with the least "

@@ -4,59 +4,21 @@ Each peer is set up as its documentation recommends for one core: one worker, ba
 access log. Where its documentation leaves a number to trial, that number was tried, and the fastest is here.
 """
 
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from app import __version__
 from benchmarks.environments import PLACE, version_of
+from benchmarks.system import Place, System, Task
 from tests.support.server import ROOT, clean_environment, free_port
 from tests.support.tokens import SECRET, token
 
 PEERS = ROOT / "benchmarks/peers"
 PRESAGE = "presage"
-Task = Literal["text", "row"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a server is started with: an interpreter, a model, a port, and a folder of its own."""
-
-    python: Path
-    models: Path
-    artefact: Path
-    port: int
-    folder: Path
-
-
-@dataclass(frozen=True)
-class System:
-    """A server for a task. `body` makes a request's JSON of an item, `answer` finds the label in the answer's.
-
-    `environment` is the name of its list of versions in `peers/`; None is the service's own environment.
-    """
-
-    name: str
-    task: Task
-    path: str
-    body: Callable[[Any], Any]
-    answer: Callable[[Any], Any]
-    command: Callable[[Place], Sequence[str]]
-    variables: Callable[[Place], Mapping[str, str]]
-    version: str
-    settings: str
-    environment: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    def content(self, item: Any) -> bytes:
-        """The bytes of a request's body."""
-        return json.dumps(self.body(item)).encode()
 
 
 def presage(task: Task, fields: Sequence[str], *, name: str = PRESAGE, **settings: str) -> System:
@@ -201,7 +163,8 @@ def mlflow() -> System:
         variables=lambda place: _variables(place, UVICORN_LOG_LEVEL="warning", MLFLOW_DISABLE_TELEMETRY="true"),
         version=f"MLflow {version_of('mlflow', 'mlflow')}",
         settings="`mlflow models serve --env-manager local --workers 1` of the pipeline saved with mlflow.sklearn; "
-        "it has no batching; access log off; uvloop and httptools added",
+        "it has no batching; access log off; uvloop and httptools added; 3.18.0 cannot be installed, since the "
+        "mlflow-skinny of that version, which it requires, is not to be had",
         environment="mlflow",
     )
 

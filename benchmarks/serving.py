@@ -20,7 +20,7 @@ from benchmarks.load import write_script, wrk
 from benchmarks.open_loop import http_request
 from benchmarks.processes import LOAD_CORE, Group, ServerEnded, pinned
 from benchmarks.reference import Reference
-from benchmarks.servers import Place, System
+from benchmarks.system import Place, System
 from tests.support.server import ROOT, clean_environment, free_port
 
 _READY_SECONDS = 90

@@ -13,15 +13,16 @@ from typing import Any
 
 from benchmarks.environments import NotInstalled, python_of
 from benchmarks.reference import Reference, batch_of, make_references
-from benchmarks.servers import PRESAGE, System, presage, row_systems, text_systems
+from benchmarks.servers import PRESAGE, presage, row_systems, text_systems
 from benchmarks.serving import FAILURES, Serving, serving
+from benchmarks.system import System
 
 MEASURES = ("single", "tail", "memory", "batch", "forest", "overload")
 CONNECTIONS = 64
 BATCH_CONNECTIONS = 2
 OVERLOAD = "presage, COMPILE=off"
-# Under the 512 connections that the service grants one address, and more than it can have in work at once.
-OVERLOAD_CONNECTIONS = 256
+# In an open loop connections shall not be what is scarce; the service grants one address 512.
+OPEN_CONNECTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class Session:
         self._record(turn, system, "single", found)
         self._record(turn, system, "memory", {"pss_bytes": running.group.pss_bytes()})
         if "tail" in plan.measures and (not plan.tails or system.name in plan.tails):
-            self._record(turn, system, "tail", running.open_loop(found["rate"] / 2, plan.seconds, CONNECTIONS))
+            self._record(turn, system, "tail", running.open_loop(found["rate"] / 2, plan.seconds, OPEN_CONNECTIONS))
         if "batch" in plan.measures and system.name == PRESAGE:
             texts = batch_of(plan.data)
             found = running.wrk("/v1/batch", [json.dumps({"texts": texts})], plan.seconds, BATCH_CONNECTIONS)
@@ -122,7 +123,7 @@ class Session:
     def _measure_overload(self, turn: int, running: Serving) -> None:
         most = running.maximum(self.plan.seconds)
         seconds = self.plan.overload_seconds
-        found = running.open_loop(2 * most, seconds, OVERLOAD_CONNECTIONS)
+        found = running.open_loop(2 * most, seconds, OPEN_CONNECTIONS)
         self._record(turn, running.system, "overload", {"seconds": seconds, "maximum": most, **found})
 
     def _record(self, turn: int, system: System, measure: str, figures: Mapping[str, Any]) -> None:
