@@ -20,6 +20,7 @@ LOAD_CORE = 1
 _MARK = "PRESAGE_BENCH_MARK"
 # Enough to clean up; nobody waits for an answer any more.
 _STOP_SECONDS = 3
+_KILL_SECONDS = 10
 
 
 class ServerEnded(Exception):
@@ -62,13 +63,16 @@ class Group:
         """Ask all to end, wait for a bounded while, and kill those that are left."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        while (left := self._living()) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        for pid in left:
+        self._wait(_STOP_SECONDS)
+        for pid in self._living():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self._wait(_KILL_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self._living() and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _living(self) -> set[int]:
         self.process.poll()  # takes a zombie away

@@ -121,7 +121,7 @@ class Session:
         self._record(turn, running.system, "forest", running.closed_loop(self.plan.seconds, 1))
 
     def _measure_overload(self, turn: int, running: Serving) -> None:
-        most = running.maximum(self.plan.seconds)
+        most = running.maximum(max(1, self.plan.seconds // 2))
         seconds = self.plan.overload_seconds
         found = running.open_loop(2 * most, seconds, OPEN_CONNECTIONS)
         self._record(turn, running.system, "overload", {"seconds": seconds, "maximum": most, **found})
