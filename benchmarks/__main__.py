@@ -22,12 +22,14 @@ import click
 from benchmarks.environments import PLACE
 from benchmarks.load import require
 from benchmarks.plot import plot
+from benchmarks.processes import busy_share
 from benchmarks.report import report
 from benchmarks.servers import PRESAGE, text_systems
 from benchmarks.session import MEASURES, Plan, Session
 from tests.support.server import ROOT
 
 RESULTS = ROOT / "benchmarks/results"
+_QUIET = 0.05
 _NAMES = [system.name for system in text_systems()]
 
 
@@ -95,7 +97,10 @@ def _measure(plan: Plan) -> Path:
             output.write(json.dumps(found) + "\n")
             output.flush()
 
-        keep({"kind": "run", **_circumstances(plan)})
+        busy = busy_share()
+        if busy > _QUIET:
+            say(f"somebody else uses {busy:.0%} of the cores: these figures will say little")
+        keep({"kind": "run", "busy": busy, **_circumstances(plan)})
         Session(plan, keep, say).run()
     return path
 

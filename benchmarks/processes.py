@@ -114,6 +114,20 @@ def pss_bytes(pid: int | str) -> int:
     return 0
 
 
+def busy_share(seconds: float = 1.0) -> float:
+    """How much of both cores somebody uses now: 0 on a quiet machine, 1 on a full one."""
+    before = _ticks()
+    time.sleep(seconds)
+    idle, total = (after - earlier for after, earlier in zip(_ticks(), before, strict=True))
+    return 1 - idle / total
+
+
+def _ticks() -> tuple[int, int]:
+    lines = Path("/proc/stat").read_text().splitlines()
+    cores = [line.split()[1:] for line in lines if line.split()[0] in {f"cpu{SERVER_CORE}", f"cpu{LOAD_CORE}"}]
+    return sum(int(core[3]) + int(core[4]) for core in cores), sum(int(ticks) for core in cores for ticks in core[:8])
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

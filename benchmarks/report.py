@@ -85,7 +85,8 @@ def _head(run: Record) -> str:
     return (
         f"# Beside the peers\n\n"
         f"`{run['command']}`, rounds: {run['rounds']}, of {run['seconds']} s, {run['date']}, {run['cpu']}, "
-        f"Python {run['python']}, texts of {run['data']}.\n\n"
+        f"Python {run['python']}, texts of {run['data']}. "
+        f"Before the run {run['busy']:.0%} of the two cores were in use.\n\n"
         "One core for each server with all its processes, another for the load. Before each measurement the answers to "
         "two dozen requests, a dozen at a time, were those of scikit-learn. Medians over the rounds, with the least "
         "and the most; ratios are of the same round. This service had authentication, a limit, the prediction log and "

@@ -7,7 +7,7 @@ from benchmarks.plot import plot
 from benchmarks.report import Figures, report
 
 RUN = {"kind": "run", "command": "python -m benchmarks", "rounds": 2, "seconds": 8, "date": "2026-01-01"}
-RUN |= {"cpu": "A <processor>", "python": "3.11.7", "data": "the project's corpus"}
+RUN |= {"cpu": "A <processor>", "python": "3.11.7", "data": "the project's corpus", "busy": 0.01}
 
 
 def single(turn: int, server: str, rate: float) -> dict[str, Any]:
