@@ -43,13 +43,13 @@ def main(seconds: int, rounds: int) -> None:
         folder = Path(name)
         write_classifier(folder / "models")
         bearer = {"Authorization": f"Bearer {token(exp=4_000_000_000).decode()}"}
-        script = write_script(folder / "post.lua", '{"inputs": {"x": 3}}', bearer)
+        script = write_script(folder / "post.lua", ['{"inputs": {"x": 3}}'], bearer)
         for turn in range(rounds):
             for mode, module in _MODES.items():
                 with pinned_server(
                     folder / "models", folder / f"{len(mode)}-{turn}", _ENVIRONMENT, module=module
                 ) as server:
-                    wrk(server, script, 1)
+                    wrk(_route(server), script, 1)
                     found[mode].append(_measure(server, script, seconds))
                 rate, cost = found[mode][-1]
                 click.echo(f"  gate {mode}: {rate:,.0f} requests/s, {cost:.1f} µs of CPU each", err=True)
@@ -61,8 +61,12 @@ def main(seconds: int, rounds: int) -> None:
 def _measure(server: Server, script: Path, seconds: int) -> tuple[float, float]:
     """Requests a second, and the server's CPU time for each in µs."""
     before = _cpu_seconds(server)
-    rate = wrk(server, script, seconds)["rate"]
+    rate = wrk(_route(server), script, seconds)["rate"]
     return rate, (_cpu_seconds(server) - before) / (rate * seconds) * 1e6
+
+
+def _route(server: Server) -> str:
+    return f"{server.url}/v2/predict"
 
 
 def _cpu_seconds(server: Server) -> float:

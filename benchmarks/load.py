@@ -1,26 +1,63 @@
 """What the benchmarks share: a server on one core, and wrk on the other."""
 
-import re
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tests.support.server import Server, running_server
 
+# The bodies take turns. Requests are put together before the first is sent, so that wrk does nothing but send.
 _SCRIPT = """
-wrk.method = "POST"
-wrk.body = '{body}'
-wrk.headers["Content-Type"] = "application/json"
+local bodies = {{
+{bodies}
+}}
+local headers = {{
+{headers}
+}}
+local requests, turn = {{}}, 0
+
+init = function(arguments)
+  for i, body in ipairs(bodies) do
+    requests[i] = wrk.format("POST", nil, headers, body)
+  end
+end
+
+request = function()
+  turn = turn % #requests + 1
+  return requests[turn]
+end
+
+done = function(summary, latency, rate)
+  local failed = summary.errors
+  io.write(string.format('\\n{{"requests": %d, "microseconds": %d, "p50": %.3f, "p99": %.3f, ', summary.requests,
+    summary.duration, latency:percentile(50) / 1000, latency:percentile(99) / 1000))
+  io.write(string.format('"errors": {{"status": %d, "connect": %d, "read": %d, "write": %d, "timeout": %d}}}}\\n',
+    failed.status, failed.connect, failed.read, failed.write, failed.timeout))
+end
 """
+# What wrk may take beyond the measurement itself.
+_GRACE_SECONDS = 15
 
 
-def write_script(path: Path, body: str, headers: Mapping[str, str] | None = None) -> Path:
-    """What wrk sends: this body, with these headers."""
-    lines = [f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or {}).items()]
-    path.write_text(_SCRIPT.format(body=body) + "\n".join(lines) + "\n")
+def require(*commands: str) -> None:
+    """Raise UsageError with one line that names the first command that is missing and the package that has it."""
+    packages = {"wrk": "wrk", "taskset": "util-linux"}
+    for command in commands:
+        if shutil.which(command) is None:
+            raise click.UsageError(f"{command} is missing: apt-get install {packages[command]}")
+
+
+def write_script(path: Path, bodies: Sequence[str], headers: Mapping[str, str] | None = None) -> Path:
+    """What wrk sends: these bodies in turn, with these headers."""
+    named = {"Content-Type": "application/json", **(headers or {})}
+    lines = ",\n".join(f"  [{_lua(name)}] = {_lua(value)}" for name, value in named.items())
+    path.write_text(_SCRIPT.format(bodies=",\n".join(f"  {_lua(body)}" for body in bodies), headers=lines))
     return path
 
 
@@ -35,17 +72,27 @@ def pinned_server(
         yield server
 
 
-def wrk(server: Server, script: Path, seconds: int) -> dict[str, float]:
-    """Requests a second, and milliseconds of latency at the 50th and 99th percentile. Every answer must be a 200."""
-    command = ["taskset", "-c", "1", "wrk", "-t1", "-c32", f"-d{seconds}s", "--latency", "-s", str(script)]
-    printed = subprocess.run([*command, f"{server.url}/v2/predict"], check=True, capture_output=True, text=True).stdout
-    if "Non-2xx" in printed:
-        raise click.ClickException(printed)
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", printed)
-    tail = {f"p{q}": _milliseconds(printed, q) for q in (50, 99)}
-    return {"rate": float(rate[1]) if rate else 0.0, **tail}
+def wrk(url: str, script: Path, seconds: int, *, connections: int = 32, refusals: bool = False) -> dict[str, float]:
+    """Good answers a second (`rate`), and milliseconds of latency of all answers (`p50`, `p99`).
+
+    The load is closed: each connection sends its next request when its last was answered. Every answer must come, and
+    be good, unless `refusals` are expected. Raises ClickException.
+    """
+    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command += ["-s", str(script), url]
+    try:
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=seconds + _GRACE_SECONDS
+        ).stdout
+    except subprocess.SubprocessError as error:
+        raise click.ClickException(f"wrk: {error}") from None
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    refused = found["errors"].pop("status")
+    if any(found["errors"].values()) or not found["requests"] or (refused and not refusals):
+        raise click.ClickException(f"not every answer came, or was a 200: {refused} refused, {found}")
+    rate = (found["requests"] - refused) / found["microseconds"] * 1e6
+    return {"rate": rate, "p50": found["p50"], "p99": found["p99"]}
 
 
-def _milliseconds(printed: str, quantile: int) -> float:
-    found = re.search(rf"{quantile}%\s+([\d.]+)(us|ms|s)", printed)
-    return float(found[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[found[2]] if found else 0.0
+def _lua(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r") + '"'

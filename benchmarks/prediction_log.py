@@ -47,7 +47,7 @@ def main(seconds: int, rounds: int) -> None:
         folder = Path(name)
         folder.chmod(0o755)
         write_classifier(folder / "models")
-        write_script(folder / "post.lua", '{"inputs": {"x": 3}}')
+        write_script(folder / "post.lua", ['{"inputs": {"x": 3}}'])
         with running_postgres(durable=True) as postgres:
             upgrade(StorageSettings(database_url=SecretStr(postgres.url())))
             lines = [*_throughput(folder, postgres, seconds, rounds), "", *_drain(folder, postgres)]
@@ -147,7 +147,7 @@ def _server(folder: Path, place: Path, environment: dict[str, str]) -> AbstractC
 
 
 def _wrk(server: Server, folder: Path, seconds: int) -> dict[str, float]:
-    return wrk(server, folder / "post.lua", seconds)
+    return wrk(f"{server.url}/v2/predict", folder / "post.lua", seconds)
 
 
 def _pending(server: Server) -> int:
