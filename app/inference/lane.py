@@ -58,6 +58,7 @@ class Lane:
         self.inline = model.runtime.steady and alone <= INLINE_SECONDS
         self._pace = Pace(model.cost, LOOP_SECONDS if self.inline else max(_THREAD_SECONDS, 2 * alone))
         self._weigh = model.pipeline.weigh
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._working: list[Part] = []
         self._since = self._until = 0.0
@@ -78,14 +79,19 @@ class Lane:
         """
         works = self._weigh(rows)
         work = works[0] if len(works) == 1 else sum(works)
-        loop = asyncio.get_running_loop()
         self._admit(work, terms)
+        loop = self._loop or self._on_this_loop()
         call = Call(ids, rows, works, terms, loop.create_future())
         (self._bulk if terms.bulk else self._single).push(call, work)
         if not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._turn, loop)
         return call.future
+
+    def _on_this_loop(self) -> asyncio.AbstractEventLoop:
+        """Asked once: up to Python 3.11, asking costs a system call."""
+        self._loop = loop = asyncio.get_running_loop()
+        return loop
 
     @property
     def _full(self) -> bool:
