@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from app.config import StorageSettings
 from app.errors import FieldError
+from app.inference.cache import PredictionCache
 from app.inference.identifiers import new_ids
 from app.inference.lane import Lane, Outcome
 from app.pipelines.base import Prediction, Row
@@ -42,9 +43,15 @@ class PredictionService:
     """Open it as an async context manager: leaving closes the lanes."""
 
     def __init__(
-        self, registry: ModelRegistry, prediction_log: PredictionLog, storage: StorageSettings, metrics: Metrics
+        self,
+        registry: ModelRegistry,
+        cache: PredictionCache,
+        prediction_log: PredictionLog,
+        storage: StorageSettings,
+        metrics: Metrics,
     ) -> None:
         self._registry = registry
+        self._cache = cache
         self._log = prediction_log
         self._storage = storage
         self._metrics = metrics
@@ -72,20 +79,32 @@ class PredictionService:
         """
         self._log.admit()
         rows = [row for row in candidates if not isinstance(row, FieldError)]
-        predicted = await self._lane(model).predict(rows) if rows else []
+        predicted, cached = await self._ask(model, rows, origin.principal) if rows else ([], [])
         outcomes = predicted if len(rows) == len(candidates) else _merge(candidates, predicted)
         answer = Answer(model, new_ids(len(outcomes)), _number_failures(outcomes))
         if rows and self._log.policy != "off":
-            await self._record(answer, candidates, origin, (time.perf_counter() - started) * 1000)
+            await self._record(answer, candidates, cached, origin, (time.perf_counter() - started) * 1000)
         self._count(model, answer.outcomes)
         return answer
 
+    async def _ask(self, model: "LoadedModel", rows: Sequence[Row], subject: str) -> tuple[list[Outcome], list[bool]]:
+        """Outcomes of valid rows, and which of them the model was not asked for."""
+        lane, cache = self._lane(model), self._cache.of(model)
+        if cache is None:
+            return await lane.predict(rows), [False] * len(rows)
+        return await cache.answer(rows, subject, lane.predict)
+
     async def _record(
-        self, answer: Answer, candidates: Sequence[Row | FieldError], origin: Origin, latency_ms: float
+        self,
+        answer: Answer,
+        candidates: Sequence[Row | FieldError],
+        cached: Sequence[bool],
+        origin: Origin,
+        latency_ms: float,
     ) -> None:
-        recorder = self._recorder(answer.model)
+        recorder, following = self._recorder(answer.model), iter(cached)
         asked = [
-            Answered(identifier, row, outcome)
+            Answered(identifier, row, outcome, next(following))
             for identifier, row, outcome in zip(answer.ids, candidates, answer.outcomes, strict=True)
             if not isinstance(row, FieldError)
         ]

@@ -10,7 +10,7 @@ from importlib.metadata import version as installed
 from itertools import cycle, islice
 
 from app.errors import VersionRefused
-from app.manifest import LogRules, Manifest
+from app.manifest import CacheRules, LogRules, Manifest
 from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
@@ -36,6 +36,7 @@ class LoadedModel:
     load_seconds: float
     cost: Cost = UNKNOWN_COST
     log_rules: LogRules = field(default_factory=LogRules)
+    cache_rules: CacheRules = field(default_factory=CacheRules)
 
     @property
     def name(self) -> str:
@@ -54,13 +55,13 @@ def load_version(source: DirectorySource, name: str, version: int, modules: tupl
     bound_numeric_threads()
     manifest = source.manifest(name, version)
     _check_libraries(manifest)
-    rules = _log_rules(source, manifest)
+    rules, cache_rules = _log_rules(source, manifest), source.cache_rules(name)
     raw = source.artefact(name, version)
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
     model = assemble(manifest, unpickle(raw, modules), started)
     check_golden_rows(manifest, model.pipeline, model.runtime)
-    return replace(model, log_rules=rules, cost=_warm_up(model))
+    return replace(model, log_rules=rules, cache_rules=cache_rules, cost=_warm_up(model))
 
 
 def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:

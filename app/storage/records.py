@@ -27,11 +27,12 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A row that a model was asked about, and what came of it."""
+    """A row that a model was asked about, and what came of it; `cached` if the model had been asked before."""
 
     id: str
     row: Row
     outcome: Prediction | FieldError
+    cached: bool = False
 
 
 class Recorder:
@@ -53,10 +54,19 @@ class Recorder:
             **self._fixed,
             "protocol": origin.protocol,
             "latency_ms": latency_ms,
-            "cached": False,
         }
         return b"".join(
-            frame(to_json({"id": row.id, **shared, "inputs": self._kept(row.row), **self._outputs(row.outcome)}))
+            frame(
+                to_json(
+                    {
+                        "id": row.id,
+                        **shared,
+                        "cached": row.cached,
+                        "inputs": self._kept(row.row),
+                        **self._outputs(row.outcome),
+                    }
+                )
+            )
             for row in rows
         )
 
