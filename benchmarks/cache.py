@@ -85,11 +85,20 @@ async def _measure(model: LoadedModel, valkey: Valkey) -> list[str]:
             await _timed("not found in Redis either", rows, calls, fresh(shared)),
         ]
         if rows <= MOST_KEYS:
-            while not all((await fresh(shared)(_rows(rows, 0)))[1]):
-                await asyncio.sleep(0.05)
-            lines.append(await _timed("found in Redis", rows, calls, lambda some: fresh(shared)(some), same=True))
+            lines.append(await _timed("found in Redis", rows, calls, _forgetful(fresh, shared), same=True))
     await shared.stop()
     return lines
+
+
+def _forgetful(fresh: Callable[[SharedCache], Ask], shared: SharedCache) -> Ask:
+    """Each call by another process; the first waits until all has been written."""
+
+    async def ask(rows: Sequence[Row]) -> None:
+        cached = [False]
+        while not all(cached):
+            _, cached = await fresh(shared)(rows)
+
+    return ask
 
 
 async def _timed(what: str, rows: int, calls: int, ask: Ask, *, same: bool = False) -> str:

@@ -1,0 +1,104 @@
+"""The cache for tests: models that it is worth while for, and a lane that remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.config import CacheSettings, StorageSettings
+from app.inference.cache import PredictionCache, RowCache
+from app.inference.lane import Lane, Outcome
+from app.manifest import CacheRules, Manifest
+from app.pipelines import pipeline_for
+from app.pipelines.base import Prediction, Row
+from app.registry.loader import LoadedModel, load_version
+from app.registry.sources import DirectorySource
+from app.runtimes.cost import Cost
+from app.runtimes.sklearn import SklearnRuntime
+from app.telemetry.metrics import Metrics
+from tests.support.estimators import Fingerprint
+from tests.support.limits import until
+
+OURS = ("tests.support.estimators",)
+
+
+def load(root: Path, name: str = "toy", *, milliseconds: float = 10, **rules: Any) -> LoadedModel:
+    """A version 1, taken to cost so much a row, under these rules."""
+    model = load_version(DirectorySource(root), name, 1, OURS)
+    return replace(model, cost=Cost(((1, milliseconds / 1000),)), cache_rules=CacheRules(**rules))
+
+
+def model_of(manifest: Manifest, estimator: Any = None, **rules: Any) -> LoadedModel:
+    """A version that was never on disk; without an estimator it answers a fingerprint of each row."""
+    runtime = SklearnRuntime(estimator or Fingerprint().fit(None, None), manifest.task)
+    cost, cache_rules = Cost(((1, 0.01),)), CacheRules(**rules)
+    return LoadedModel(manifest, pipeline_for(manifest), runtime, runtime, 0.0, cost, cache_rules=cache_rules)
+
+
+class Asked:
+    """A model's lane behind a gate; `rows` are those that it was asked about, a list for each call."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.rows: list[list[Row]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._lane = Lane(model, Metrics())
+
+    async def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
+        """As `Lane.predict`, once the gate is open."""
+        self.rows.append(list(rows))
+        await self.gate.wait()
+        return await self._lane.predict(rows)
+
+    @property
+    def count(self) -> int:
+        """How many rows in all."""
+        return sum(map(len, self.rows))
+
+    def close(self) -> None:
+        """Let the lane end."""
+        self._lane.close()
+
+
+@asynccontextmanager
+async def caching(
+    cache: str = "memory", storage: StorageSettings | None = None, metrics: Metrics | None = None, **settings: Any
+) -> AsyncIterator[PredictionCache]:
+    """A process's cache; with Redis, once it is up."""
+    clock = {"clock": settings.pop("clock")} if "clock" in settings else {}
+    chosen = CacheSettings(cache=cache, **settings)
+    async with PredictionCache(chosen, storage or StorageSettings(), metrics or Metrics(), **clock) as opened:
+        if cache == "redis":
+            await until(lambda: opened.state == "up")
+        yield opened
+
+
+def of(cache: PredictionCache, model: LoadedModel) -> RowCache:
+    """The cache of a version that has one."""
+    found = cache.of(model)
+    assert found is not None
+    return found
+
+
+def numbers(*values: float) -> list[Row]:
+    """Rows of a model of one number."""
+    return [{"x": float(value)} for value in values]
+
+
+def value(outcome: Outcome) -> Any:
+    """What was predicted, or the code of the error."""
+    return outcome.value if isinstance(outcome, Prediction) else outcome.code
+
+
+def counted(metrics: Metrics, name: str = "toy") -> dict[str, int]:
+    """What the rows of a model came to in the cache, but for what never happened."""
+    kinds = ("hit_memory", "hit_redis", "joined", "miss")
+    found = {}
+    for kind in kinds:
+        labels = {"model": name, "version": "1", "outcome": kind}
+        count = int(metrics.registry.get_sample_value("presage_cache_rows_total", labels) or 0)
+        if count:
+            found[kind] = count
+    return found
