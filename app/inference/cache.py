@@ -13,7 +13,7 @@ from app.config import CacheSettings, StorageSettings
 from app.errors import InvalidSettings
 from app.inference.memory_cache import Clock, MemoryCache
 from app.inference.row_cache import RowCache
-from app.inference.shared_cache import SharedCache
+from app.inference.shared_cache import DEADLINE_SECONDS, SharedCache
 from app.storage.redis import open_redis
 from app.telemetry.metrics import Metrics
 
@@ -37,9 +37,18 @@ class PredictionCache:
     """Open it as an async context manager: Redis is looked after while it is open."""
 
     def __init__(
-        self, settings: CacheSettings, storage: StorageSettings, metrics: Metrics, *, clock: Clock = time.monotonic
+        self,
+        settings: CacheSettings,
+        storage: StorageSettings,
+        metrics: Metrics,
+        *,
+        clock: Clock = time.monotonic,
+        deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
-        """Connects to nothing yet. `clock` counts seconds and never goes back. Raises InvalidSettings."""
+        """Connects to nothing yet. `clock` counts seconds and never goes back; the deadline is that of Redis.
+
+        Raises InvalidSettings.
+        """
         self._setting = settings.cache
         self._ttl_seconds = settings.cache_ttl_seconds
         self._metrics = metrics
@@ -52,7 +61,7 @@ class PredictionCache:
             redis = open_redis(storage)
             if redis is None:
                 raise InvalidSettings(["CACHE=redis needs REDIS_URL: where answers are kept for all processes"])
-            self._shared = SharedCache(redis, metrics)
+            self._shared = SharedCache(redis, metrics, deadline_seconds)
 
     async def __aenter__(self) -> Self:
         if self._shared:

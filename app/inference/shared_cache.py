@@ -27,13 +27,14 @@ DEADLINE_SECONDS = 0.005
 MOST_KEYS = 512
 _PREFIX = b"presage:cache:"
 # A late answer is of no use to who asked, and leaves the connection as it should be; a missing one does not.
-_EXCHANGE_SECONDS = 0.05
+_DEADLINES_AN_EXCHANGE = 10
 _CONNECT_SECONDS = 0.5
 _MOST_LATE = 3
 # A timer that rings later than this proves that the event loop was busy, and nothing about Redis.
 _ON_TIME_SECONDS = 0.002
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+_CANCEL_SECONDS = 0.05
 _LEAVE_SECONDS = 0.2
 # What is put into one message keeps the event loop busy for about a millisecond.
 _WRITTEN_AT_ONCE = 64
@@ -53,8 +54,10 @@ class _Question:
 class SharedCache:
     """`state` is `up` from the moment at which Redis proved to be quick until it fails."""
 
-    def __init__(self, redis: Redis, metrics: Metrics) -> None:
+    def __init__(self, redis: Redis, metrics: Metrics, deadline_seconds: float = DEADLINE_SECONDS) -> None:
         """Connects to nothing yet."""
+        self._deadline_seconds = deadline_seconds
+        self._exchange_seconds = _DEADLINES_AN_EXCHANGE * deadline_seconds
         self.state: Literal["up", "down"] = "down"
         self._redis = redis
         self._gauge = metrics.cache_redis_up
@@ -79,14 +82,14 @@ class SharedCache:
                 await self._redis.aclose()
 
     async def get(self, keys: Sequence[bytes]) -> Found:
-        """The values that there are of the first 512 keys, by key. Within 5 ms, and never with an error."""
+        """The values that there are of the first 512 keys, by key. Within the deadline, and never with an error."""
         if self.state == "down" or (self._watch and self._watch.overdue) or not keys:
             return _NOTHING
         question = _Question(keys[:MOST_KEYS], asyncio.get_running_loop().create_future())
         self._questions.append(question)
         self._asked.set()
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 return await question.found
         except TimeoutError:
             return _NOTHING
@@ -123,8 +126,8 @@ class SharedCache:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.set(key, b"1", px=1000)
         pipeline.mget([key])
-        with _Watch() as watch:
-            async with asyncio.timeout(_EXCHANGE_SECONDS):
+        with _Watch(self._deadline_seconds) as watch:
+            async with asyncio.timeout(self._exchange_seconds):
                 await pipeline.execute()
         if watch.overdue:
             raise TimeoutError
@@ -165,8 +168,8 @@ class SharedCache:
             return False
         found: Found = _NOTHING
         try:
-            with _Watch() as self._watch:
-                async with asyncio.timeout(_EXCHANGE_SECONDS):
+            with _Watch(self._deadline_seconds) as self._watch:
+                async with asyncio.timeout(self._exchange_seconds):
                     names = [_name(key) for key in keys]
                     values = await cast("Awaitable[list[bytes | None]]", self._redis.mget(names))
             found = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
@@ -196,7 +199,7 @@ class SharedCache:
                 key, value, milliseconds = self._waiting.popleft()
                 self._waiting_bytes -= len(value)
                 pipeline.set(_name(key), value, px=milliseconds)
-            async with asyncio.timeout(_EXCHANGE_SECONDS):
+            async with asyncio.timeout(self._exchange_seconds):
                 await pipeline.execute()
 
     def _say(self, state: str, **more: str) -> None:
@@ -209,12 +212,13 @@ class SharedCache:
 class _Watch:
     """Over one exchange: whether it takes longer than a request waits, unless that is this loop's own fault."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
         self.overdue = False
+        self._seconds = seconds
 
     def __enter__(self) -> Self:
-        self._due = time.monotonic() + DEADLINE_SECONDS
-        self._timer = asyncio.get_running_loop().call_later(DEADLINE_SECONDS, self._ring)
+        self._due = time.monotonic() + self._seconds
+        self._timer = asyncio.get_running_loop().call_later(self._seconds, self._ring)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,7 +233,7 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
     while left := [task for task in tasks if not task.done()]:
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=_EXCHANGE_SECONDS)
+        await asyncio.wait(left, timeout=_CANCEL_SECONDS)
     for task in tasks:
         if not task.cancelled():
             task.exception()  # so that nobody complains that it was never looked at

@@ -1,15 +1,20 @@
 """The cache for tests: models that it is worth while for, and a lane that remembers what it was asked."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import SecretStr
 
 from app.config import CacheSettings, StorageSettings
 from app.inference.cache import PredictionCache, RowCache
 from app.inference.lane import Lane, Outcome
+from app.inference.memory_cache import Clock
+from app.inference.shared_cache import DEADLINE_SECONDS
 from app.manifest import CacheRules, Manifest
 from app.pipelines import pipeline_for
 from app.pipelines.base import Prediction, Row
@@ -20,6 +25,7 @@ from app.runtimes.sklearn import SklearnRuntime
 from app.telemetry.metrics import Metrics
 from tests.support.estimators import Fingerprint
 from tests.support.limits import until
+from tests.support.valkey import Valkey
 
 OURS = ("tests.support.estimators",)
 
@@ -64,14 +70,28 @@ class Asked:
 
 @asynccontextmanager
 async def caching(
-    cache: str = "memory", storage: StorageSettings | None = None, metrics: Metrics | None = None, **settings: Any
+    cache: Literal["memory", "redis"] = "memory",
+    storage: StorageSettings | None = None,
+    metrics: Metrics | None = None,
+    *,
+    clock: Clock = time.monotonic,
+    deadline_seconds: float = DEADLINE_SECONDS,
+    **settings: Any,
 ) -> AsyncIterator[PredictionCache]:
     """A process's cache; with Redis, once it is up."""
-    clock = {"clock": settings.pop("clock")} if "clock" in settings else {}
     chosen = CacheSettings(cache=cache, **settings)
-    async with PredictionCache(chosen, storage or StorageSettings(), metrics or Metrics(), **clock) as opened:
+    more: dict[str, Any] = {"clock": clock, "deadline_seconds": deadline_seconds}
+    async with PredictionCache(chosen, storage or StorageSettings(), metrics or Metrics(), **more) as opened:
         if cache == "redis":
             await until(lambda: opened.state == "up")
+        yield opened
+
+
+@asynccontextmanager
+async def patient(valkey: Valkey, metrics: Metrics | None = None, **settings: Any) -> AsyncIterator[PredictionCache]:
+    """A cache that waits for Redis as long as this machine may be busy with other things."""
+    storage = StorageSettings(redis_url=SecretStr(f"{valkey.url}?socket_timeout=10"))
+    async with caching("redis", storage, metrics, deadline_seconds=10, **settings) as opened:
         yield opened
 
 
