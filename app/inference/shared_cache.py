@@ -7,7 +7,6 @@ nobody asks any more, and it is tried again until it serves within that time.
 
 import asyncio
 import random
-import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Mapping, Sequence
@@ -26,6 +25,8 @@ DEADLINE_SECONDS = 0.005
 # One question of so many keys takes 1.4 ms on the loopback, most of it spent in this process.
 MOST_KEYS = 512
 _PREFIX = b"presage:cache:"
+_PROBE = _PREFIX + b"probe"
+_IDLE_SECONDS = 1.0
 # A late answer is of no use to who asked, and leaves the connection as it should be; a missing one does not.
 _DEADLINES_AN_EXCHANGE = 10
 _CONNECT_SECONDS = 0.5
@@ -122,10 +123,9 @@ class SharedCache:
         """Connect, which may take long, and prove that it reads and writes, which may not."""
         async with asyncio.timeout(_CONNECT_SECONDS):
             await cast("Awaitable[bool]", self._redis.ping())
-        key = _PREFIX + b"probe:" + secrets.token_hex(4).encode()
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(key, b"1", px=1000)
-        pipeline.mget([key])
+        pipeline.set(_PROBE, b"1", px=1000)
+        pipeline.mget([_PROBE])
         with _Watch(self._deadline_seconds) as watch:
             async with asyncio.timeout(self._exchange_seconds):
                 await pipeline.execute()
@@ -154,25 +154,25 @@ class SharedCache:
         while late < _MOST_LATE:
             self._asked.clear()
             if not self._questions:
-                await self._asked.wait()
+                with suppress(TimeoutError):  # in which nobody asked: is it still there?
+                    async with asyncio.timeout(_IDLE_SECONDS):
+                        await self._asked.wait()
             late = late + 1 if await self._ask() else 0
 
     async def _ask(self) -> bool:
-        """Put what requests ask into one question; whether its answer was late.
+        """Put what requests ask into one question, or any question where none does; whether its answer was late.
 
         Raises whatever Redis, the network and time-outs raise.
         """
         questions = self._next_questions()
         keys = [key for question in questions for key in question.keys]
-        if not keys:
-            return False
+        names = [_name(key) for key in keys] or [_PROBE]
         found: Found = _NOTHING
         try:
             with _Watch(self._deadline_seconds) as self._watch:
                 async with asyncio.timeout(self._exchange_seconds):
-                    names = [_name(key) for key in keys]
                     values = await cast("Awaitable[list[bytes | None]]", self._redis.mget(names))
-            found = {key: value for key, value in zip(keys, values, strict=True) if value is not None}
+            found = {key: value for key, value in zip(keys, values, strict=bool(keys)) if value is not None}
             return self._watch.overdue
         finally:
             self._watch = None
