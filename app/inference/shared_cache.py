@@ -111,7 +111,8 @@ class SharedCache:
                 await self._join()
             except Exception as error:  # noqa: BLE001 -- whatever it is, this process goes on without
                 failures += 1
-                self._say("down", reason=type(error).__name__)  # its text may hold the address
+                if failures > 1:  # one alone is a moment's, such as that in which this process starts
+                    self._say("down", reason=type(error).__name__)  # its text may hold the address
             else:
                 self._say("up")
                 began = time.monotonic()
@@ -133,7 +134,7 @@ class SharedCache:
             raise TimeoutError
 
     async def _serve(self) -> None:
-        """Read and write until one of both fails; a failure that goes away at once is not worth a line in the log."""
+        """Read and write until one of both fails."""
         self.state = "up"
         self._gauge.set(1)
         both = [asyncio.create_task(part(), name=f"cache-redis-{part.__name__}") for part in (self._read, self._write)]
