@@ -38,7 +38,7 @@ class Entries:
         manifest, outputs = model.manifest, model.manifest.outputs
         self.private = model.cache_rules.cache == "private"
         self._identity = model.pipeline.identity
-        self._prefix = blake2b(to_json(_meaning(manifest, private=self.private)), digest_size=_DIGEST_BYTES)
+        self._prefix = blake2b(to_json(_meaning(manifest)), digest_size=_DIGEST_BYTES)
         self._classifies = bool(outputs.labels)
         # By type, too: to Python, True is 1.
         self._labels = {(type(label), label): label for label in outputs.labels}
@@ -55,7 +55,8 @@ class Entries:
     def _key(self, row: Row, subject: str) -> bytes:
         values = self._identity(row)
         digest = self._prefix.copy()
-        # JSON tells 1, 1.0 and true apart, as well as null and "null", and two documents in a row are two.
+        # JSON tells 1, 1.0 and true apart, as well as null and "null"; and an array ends where it ends, so that no row
+        # with a subject is one without.
         digest.update(to_json([subject, *values] if self.private else values))
         return digest.digest()
 
@@ -111,9 +112,9 @@ def _is_finite(value: Any) -> bool:
     return type(value) is float and math.isfinite(value)
 
 
-def _meaning(manifest: Manifest, *, private: bool) -> list[Any]:
+def _meaning(manifest: Manifest) -> list[Any]:
     """All that an answer follows from, but for the row."""
     fields = [[f.name, f.dtype, f.missing, f.categories] for f in manifest.fields]
     outputs = manifest.outputs
     artefact = [manifest.artefact.sha256, manifest.artefact.container, manifest.task]
-    return [_FORMAT, _METHOD, private, artefact, fields, outputs.labels, outputs.probabilities]
+    return [_FORMAT, _METHOD, artefact, fields, outputs.labels, outputs.probabilities]

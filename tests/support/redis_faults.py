@@ -75,7 +75,7 @@ async def slowed(valkey: Valkey) -> AsyncIterator[tuple[StorageSettings, list[fl
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         to_read, to_write = await asyncio.open_connection("127.0.0.1", valkey.port)
         try:
-            with suppress(OSError):
+            with suppress(OSError, asyncio.CancelledError):  # at the end of the loop
                 await asyncio.gather(copy(reader, to_write, [0.0]), copy(to_read, writer, delay))
         finally:
             to_write.close()
