@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 CacheState = Literal["off", "memory", "up", "down"]
 CacheUse = Literal["off", "needless", "memory", "redis"]
 
-# What a row that is not found costs on top, measured: benchmarks/cache.py. A model that answers a row sooner than that
-# is asked at once; one that is slower than the first alone is not worth a question to Redis.
+# What a row that is not found costs on top, as benchmarks/cache.py measures it, rounded up. A model that answers a row
+# sooner than the first is asked at once; one that is slower than the first alone is not worth a question to Redis.
 MEMORY_SECONDS = 10e-6
 REDIS_SECONDS = 200e-6
 
