@@ -266,6 +266,19 @@ class BoundSettings(_Group):
     max_batch_rows: int = Field(10_000, ge=1, le=100_000, description="Most rows of one batch request.")
 
 
+class InferenceSettings(_Group):
+    """How long a caller may be kept waiting for a model."""
+
+    request_timeout_ms: int = Field(
+        5000,
+        ge=1,
+        le=600_000,
+        description="How long one prediction may take; after it: 504, and what could not be in time is refused at "
+        "once. `X-Request-Timeout-Ms` asks for less.",
+    )
+    batch_timeout_ms: int = Field(60_000, ge=1, le=3_600_000, description="The same for a batch.")
+
+
 class StorageSettings(_Group):
     """Where predictions are put on record: a journal on local disk first, the database later."""
 
@@ -373,6 +386,7 @@ class Settings(BaseModel):
     auth: AuthSettings = Field(default_factory=AuthSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)
     bounds: BoundSettings = Field(default_factory=BoundSettings)
+    inference: InferenceSettings = Field(default_factory=InferenceSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)

@@ -42,7 +42,9 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
         ├── ModelNotServing            503     model_not_serving
         ├── LogUnavailable             503     log_unavailable
         ├── StorageUnavailable         503     storage_unavailable
+        ├── DeadlineExceeded           504     deadline_exceeded
         └── Overloaded                 503     overloaded
+            └── OverShare              429     over_share
 
     OperatorError                      never reaches HTTP: a command or the start-up ends with its one line
     ├── InvalidSettings
@@ -391,6 +393,22 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     title = "Overloaded"
+
+
+class OverShare(Overloaded):
+    """More work is waiting than can be finished soon, and the caller has more of it than an equal part."""
+
+    status = 429
+    code = "over_share"
+    title = "More than an equal share of what waits"
+
+
+class DeadlineExceeded(Unavailable):
+    """There is no answer within the time that the request has, or there could not be one."""
+
+    status = 504
+    code = "deadline_exceeded"
+    title = "The time for an answer is over"
 
 
 class OperatorError(Exception):

@@ -44,6 +44,9 @@ class Service(FastAPI):
 
     gate: Gate
     settings: Settings
+    # Open while the lifespan lasts. Attributes, not in `state`: the hot routes ask for them with each request.
+    services: Services
+    guard: Guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every HTTP request passes the gate; hot routes never get further."""
@@ -63,12 +66,6 @@ class Service(FastAPI):
 
     _document: tuple[int, dict[str, Any]] | None = None
 
-    @property
-    def services(self) -> Services:
-        """Open while the lifespan lasts."""
-        services: Services = self.state.services
-        return services
-
 
 def create_app(settings: Settings | None = None) -> Service:
     """The application for these settings, or for those in the environment. Nothing is loaded before its lifespan."""
@@ -76,13 +73,13 @@ def create_app(settings: Settings | None = None) -> Service:
     metrics = Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with open_services(settings, metrics) as services:
-            app.state.services = services
-            app.state.guard = Guard(services)
+            service.services = services
+            service.guard = Guard(services)
             yield
 
-    app = Service(
+    app = service = Service(
         title="Presage",
         version=__version__,
         description=_DESCRIPTION,

@@ -20,7 +20,7 @@ import click
 import uvloop
 
 from app.inference.entries import Entries, Entry
-from app.inference.lane import Outcome
+from app.inference.execution import Outcome
 from app.inference.memory_cache import MemoryCache
 from app.inference.row_cache import RowCache
 from app.inference.shared_cache import MOST_KEYS, SharedCache
@@ -117,7 +117,7 @@ def _rows(count: int, start: int) -> list[Row]:
     return [{"x": float(start + number)} for number in range(count)]
 
 
-async def _compute(rows: Sequence[Row]) -> list[Outcome]:
+async def _compute(rows: Sequence[Any]) -> list[Outcome]:
     return [Prediction("big", dict(_ANSWER)) for _ in rows]
 
 

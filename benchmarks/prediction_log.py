@@ -26,7 +26,7 @@ from app.storage.database import Database
 from app.storage.journal import Journal
 from app.storage.migrations import upgrade
 from app.storage.prediction_log import PredictionLog
-from app.storage.records import Answered, Origin, Recorder
+from app.storage.records import Origin, Recorder
 from app.telemetry.metrics import Metrics
 from benchmarks.load import pinned_server, write_script, wrk
 from tests.support.manifests import NUMBER, make_manifest
@@ -97,8 +97,8 @@ def _drain(folder: Path, postgres: Postgres) -> list[str]:
     journal = Journal(settings.journal_dir, max_bytes=1 << 30)
     for start in range(0, DRAINED_ROWS, 1_000):
         outcome = Prediction("yes", {"no": 0.25, "yes": 0.75})
-        rows = [Answered(i, {NUMBER.name: float(start)}, outcome) for i in new_ids(1_000)]
-        journal.append(recorder.frames(rows, Origin("request", "anonymous", "v2"), 1.0))
+        rows, outcomes = [{NUMBER.name: float(start)}] * 1_000, [outcome] * 1_000
+        journal.append(recorder.frames(new_ids(1_000), rows, outcomes, Origin("request", "anonymous", "v2"), 1.0))
     journal.close()
 
     async def drain() -> tuple[float, float]:

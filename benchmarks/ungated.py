@@ -71,10 +71,10 @@ def _take_away_the_gate(app: Service) -> None:
     @asynccontextmanager
     async def lifespan(service: Any) -> AsyncIterator[None]:
         async with inner(service):
-            limits: RateLimits = app.state.services.limits
+            limits: RateLimits = app.services.limits
             grant = limits.admit("nobody", "nothing")
-            app.state.services = replace(app.state.services, limits=NoLimits())
-            app.state.guard = OpenGuard(grant)
+            app.services = replace(app.services, limits=NoLimits())
+            app.guard = OpenGuard(grant)
             yield
 
     app.router.lifespan_context = lifespan

@@ -10,7 +10,7 @@ from app.wiring import Services
 
 
 def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
+    services: Services = request.app.services
     return services
 
 

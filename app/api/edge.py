@@ -14,7 +14,7 @@ from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Scope, Send
 
-from app.api.exchange import header
+from app.api.exchange import SHORT_WAY, header
 from app.config import EdgeSettings
 from app.errors import RequestRefused, UnknownHost
 
@@ -80,6 +80,7 @@ class Edge:
         """A `send` that also tells a browser whether the page may read the answer."""
         if self._cors is None or header(scope, b"origin") is None:
             return send
+        scope.pop(SHORT_WAY, None)  # on which nothing is added to an answer
         return partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
 
     def _trusts(self, peer: str) -> bool:

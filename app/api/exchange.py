@@ -3,19 +3,23 @@
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
-from uuid import uuid4
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import BodyTooLarge, UnsupportedMediaType
+from app.inference.identifiers import random_hex
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 REQUEST_ID = b"x-request-id"
 _SCOPE_KEY = "presage.request_id"
+_HEAD_KEY = "presage.head"
+SHORT_WAY = "presage.short_way"
 # Letters that are safe in a header, in a log line and in a URL; anything else could break the answer that repeats it.
 _WELL_FORMED = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_PLAIN_JSON = b"application/json"
 _JSON = re.compile(rb'application/(?:[\w.-]+\+)?json\s*(?:;\s*charset\s*=\s*"?utf-8"?\s*)?', re.IGNORECASE)
 
 # On every answer. Nothing here is a page, to be framed, sniffed or kept; the one page that there is says so itself.
@@ -36,6 +40,29 @@ _LINGER_BYTES = 64 << 20
 _LINGER_SECONDS = 2.0
 
 
+class ShortWay(Protocol):
+    """What our own wire offers beside ASGI, under SHORT_WAY in the scope; other servers do not have it."""
+
+    def gone(self) -> bool:
+        """Whether the caller has gone away."""
+
+    def body_now(self) -> bytes | None:
+        """The whole body where it has come already; it is then taken."""
+
+    def answer(self, status: int, headers: Headers, body: bytes) -> bool:
+        """Write a whole answer at once; False where it has to go the long way."""
+
+
+def _stays() -> bool:
+    return False
+
+
+def caller_gone(scope: Scope) -> Callable[[], bool]:
+    """How to learn whether the caller still waits; on other servers' wires nobody tells, so it does."""
+    wire: ShortWay | None = scope.get(SHORT_WAY)
+    return _stays if wire is None else wire.gone
+
+
 class Disconnected(Exception):
     """The caller went away before the body was complete; nobody waits for an answer."""
 
@@ -45,15 +72,22 @@ def request_id(scope: Scope) -> str:
     known: str | None = scope.get(_SCOPE_KEY)
     if known is None:
         given = header(scope, REQUEST_ID)
-        known = given.decode() if given is not None and _WELL_FORMED.fullmatch(given) else uuid4().hex
+        known = given.decode() if given is not None and _WELL_FORMED.fullmatch(given) else random_hex()
         scope[_SCOPE_KEY] = known
+    return known
+
+
+def head(scope: Scope) -> dict[bytes, bytes]:
+    """The request's headers by name, in lower case; the first value of one that comes more than once."""
+    known: dict[bytes, bytes] | None = scope.get(_HEAD_KEY)
+    if known is None:
+        known = scope[_HEAD_KEY] = dict(reversed(scope["headers"]))
     return known
 
 
 def header(scope: Scope, name: bytes) -> bytes | None:
     """The first value of a request header; `name` in lower case."""
-    headers: Headers = scope["headers"]
-    return next((value for key, value in headers if key == name), None)
+    return head(scope).get(name)
 
 
 def declared_length(scope: Scope) -> int:
@@ -74,10 +108,11 @@ def has_much_to_come(scope: Scope) -> bool:
 
 def check_json_head(scope: Scope) -> None:
     """Raises UnsupportedMediaType unless the head announces plain JSON."""
-    media_type = header(scope, b"content-type")
-    if media_type is None or not _JSON.fullmatch(media_type.strip()):
+    found = head(scope)
+    media_type = found.get(b"content-type")
+    if media_type != _PLAIN_JSON and (media_type is None or not _JSON.fullmatch(media_type.strip())):
         raise UnsupportedMediaType("send the body as JSON, with the header Content-Type: application/json")
-    if header(scope, b"content-encoding") not in (None, b"identity"):
+    if found.get(b"content-encoding", b"identity") != b"identity":
         raise UnsupportedMediaType("send the body uncompressed, without a Content-Encoding header")
 
 
@@ -88,7 +123,11 @@ async def read_json_body(scope: Scope, receive: Receive, most: int) -> bytes:
     as more than `most` bytes have come, and Disconnected.
     """
     check_json_head(scope)
-    if declared_length(scope) > most:
+    wire: ShortWay | None = scope.get(SHORT_WAY)
+    body = wire.body_now() if wire is not None else None
+    if body is not None and len(body) <= most:
+        return body
+    if body is not None or declared_length(scope) > most:
         raise body_too_large(most)
     return await _read_body(receive, most)
 
@@ -144,11 +183,15 @@ class CountedBody:
             await _linger(self._receive)
 
 
-async def send_answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """One complete answer; its length is added to `headers`."""
+async def send_answer(
+    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes, scope: Scope | None = None
+) -> None:
+    """One complete answer; its length is added to `headers`. With the request's `scope` it may go the short way."""
     headers.append((b"content-length", b"%d" % len(body)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    wire: ShortWay | None = scope.get(SHORT_WAY) if scope is not None else None
+    if wire is None or not wire.answer(status, headers, body):
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 async def send_early_answer(

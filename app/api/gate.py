@@ -133,7 +133,7 @@ class Gate:
     ) -> None:
         route = found if isinstance(found, ColdRoute) else None
         exchange = _ColdExchange(scope, receive, send, route.most_bytes if route else self._max_body_bytes)
-        guard: Guard = scope["app"].state.guard
+        guard: Guard = scope["app"].guard
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
         try:
             guard.admit(scope, route.needed if route else ())
@@ -203,7 +203,7 @@ class _ColdExchange:
         names = {name.lower() for name, _ in given}
         ours = [*security_headers(self._scope), (REQUEST_ID, self.identifier.encode())]
         if (admission := self._scope.get(ADMISSION)) is not None:
-            ours += self._scope["app"].state.services.limits.headers(admission.grant)
+            ours += self._scope["app"].services.limits.headers(admission.grant)
         added = [pair for pair in ours if pair[0] not in names]
         # A connection on which bytes are left unread cannot carry another request.
         return [*added, (b"connection", b"close")] if self._body.exceeded else added

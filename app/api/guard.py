@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from app.api.edge import TRUSTED_PEER, budget_address
+from app.api.exchange import head, header
 from app.auth.authenticator import ANONYMOUS
 from app.auth.principal import Principal
 from app.errors import AmbiguousCredentials, Forbidden, InvalidCredential, Unauthenticated
@@ -88,14 +89,10 @@ class Guard:
         return Admission(principal, who, self._limits.admit(who, window, principal.plan))
 
     def _by_credential(self, scope: Scope) -> Principal:
-        authorization = key = None
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                _only_one(authorization, key)
-                authorization = value
-            elif name == b"x-api-key":
-                _only_one(authorization, key)
-                key = value
+        found = head(scope)
+        authorization, key = found.get(b"authorization"), found.get(b"x-api-key")
+        if len(found) != len(scope["headers"]) or (authorization is not None and key is not None):
+            _only_one(scope, b"authorization", b"x-api-key")
         if authorization is not None and authorization[:7].lower() == _BEARER:
             return self._authenticator.bearer(authorization[7:])
         if key is not None:
@@ -103,10 +100,9 @@ class Guard:
         raise Unauthenticated("send Authorization: Bearer TOKEN, or X-API-Key; POST /auth/token has tokens for clients")
 
     def _by_platform(self, scope: Scope) -> Principal:
-        given = [value for name, value in scope["headers"] if name == self._platform_header]
-        if len(given) > 1:
-            raise _two()
-        identity = given[0].decode("latin-1").strip() if given and scope.get(TRUSTED_PEER) else ""
+        _only_one(scope, self._platform_header)
+        given = header(scope, self._platform_header) if scope.get(TRUSTED_PEER) else None
+        identity = given.decode("latin-1").strip() if given else ""
         if not identity or len(identity) > _MOST_IDENTITY or not identity.isascii() or not identity.isprintable():
             raise Unauthenticated("the proxy in front has not said who asks")
         return self._authenticator.platform(identity)
@@ -120,13 +116,10 @@ def admission_of(scope: Scope) -> Admission:
     return found
 
 
-def _only_one(*given: bytes | None) -> None:
-    if any(value is not None for value in given):
-        raise _two()
-
-
-def _two() -> AmbiguousCredentials:
-    return AmbiguousCredentials("send one credential: one Authorization header, or one X-API-Key")
+def _only_one(scope: Scope, *names: bytes) -> None:
+    """Of all these headers together, at most one may have come; else which one counts would be a guess."""
+    if sum(name in names for name, _ in scope["headers"]) > 1:
+        raise AmbiguousCredentials("send one credential: one Authorization header, or one X-API-Key")
 
 
 def _forbidden(needed: Sequence[str]) -> Forbidden:

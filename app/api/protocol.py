@@ -7,15 +7,17 @@ in two ways, and an answer that explains itself to everyone who is refused.
 import asyncio
 from functools import partial
 from typing import Any, cast
-from uuid import uuid4
+from urllib.parse import unquote
 
 import httptools
 import structlog
 from starlette.types import Receive, Scope, Send
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.connections import Wire
-from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, send_early_answer
+from app.api.cycle import Cycle, Signal
+from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, SHORT_WAY, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
 from app.api.hot_route import QUIET
 from app.api.problems import render
@@ -28,6 +30,7 @@ from app.errors import (
     TooManyConnections,
     UrlTooLong,
 )
+from app.inference.identifiers import random_hex
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -47,9 +50,15 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection; `guarded` binds the class to the settings."""
 
     # Beside uvicorn's own, further names in the instance's dictionary would make every look-up in it slower.
-    __slots__ = ("_framing", "_network", "_phase", "_since", "_sound", "_unused", "_waits")
+    __slots__ = ("_framing", "_network", "_phase", "_seconds", "_since", "_sound", "_unused", "_waits")
 
     wire: Wire
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As uvicorn makes it; the time for another request to come is uvicorn's setting."""
+        super().__init__(*args, **kwargs)
+        wire = self.wire
+        self._seconds = {_IDLE: self.timeout_keep_alive, _HEAD: wire.header_seconds, _BODY: wire.body_seconds}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Refuse a connection that is one too many; one far too many gets no answer."""
@@ -61,7 +70,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._sound: tuple[str, list[tuple[bytes, bytes]]] | None = None  # what was the same before, and passed
         addresses = self.wire.addresses
         self._network, connections = addresses.enter(self.client[0] if self.client else "")
-        self._wait(_IDLE)
+        self._wait(_IDLE, self.wire.header_seconds)
         if connections > 2 * addresses.most:
             transport.abort()
         elif connections > addresses.most:
@@ -80,7 +89,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came. Whatever is wrong with it ends the connection, with an answer."""
-        self._unset_keepalive_if_required()
         before = self._phase
         if before == _REFUSED:
             self.on_body(data)
@@ -100,6 +108,17 @@ class GuardedProtocol(HttpToolsProtocol):
                 waits = None if self._answering() else self._begun(before, data)
             if waits != self._waits:
                 self._wait(waits)
+
+    def on_response_complete(self) -> None:
+        """The next request on this connection, or the wait for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif self._phase == _IDLE:
+            self._wait(_IDLE)
 
     def overdue(self) -> None:
         """What was waited for has not come in time."""
@@ -149,11 +168,34 @@ class GuardedProtocol(HttpToolsProtocol):
         if parser.should_upgrade():
             refuse_tunnel(parser.get_method())
             return  # it comes again, without that
-        super().on_headers_complete()
+        self._begin_exchange()
         self._phase = _BODY
         self._unused = 0
         if self._waits is not None:
             self._wait(None)  # each request has time of its own, also where one ends and another begins in one piece
+
+    def _begin_exchange(self) -> None:
+        """Put the scope together, and start the application unless an earlier request on this connection is in work."""
+        parser, scope = self.parser, self.scope
+        version = parser.get_http_version()
+        method = parser.get_method()
+        target = httptools.parse_url(self.url)
+        raw_path: bytes = target.path
+        path = raw_path.decode("ascii")
+        scope["method"] = method.decode("ascii")
+        scope["http_version"] = version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = target.query or b""
+        before = self.cycle
+        self.cycle = cycle = self._exchange(scope, keep_alive=version != "1.0" and parser.should_keep_alive())
+        cycle.waiting_for_100_continue = self.expect_100_continue
+        scope[SHORT_WAY] = cycle  # type: ignore[literal-required]
+        if before is None or before.response_complete:  # type: ignore[redundant-expr]  # uvicorn says it is never None
+            self._start_asgi_task(cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -203,15 +245,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Whether a request that has come is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete  # type: ignore[redundant-expr]
 
-    def _wait(self, phase: int | None) -> None:
+    def _wait(self, phase: int | None, seconds: float | None = None) -> None:
         """From now on for what ends this phase, or for nothing."""
         self._waits = phase
         if phase is None:
             self.wire.deadlines.clear(self)
         else:
             self._since = self.loop.time()
-            seconds = self.wire.body_seconds if phase == _BODY else self.wire.header_seconds
-            self.wire.deadlines.start(self, seconds, self.loop)
+            self.wire.deadlines.start(self, seconds or self._seconds[phase], self.loop)
 
     # Refusals.
     def _refuse(self, error: PresageError) -> None:
@@ -221,7 +262,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """
         broken = self.cycle if self._phase == _BODY else None
         if broken is None:  # else the application has it, and counts it
-            seconds = self.loop.time() - self._since if self._waits is not None else 0.0
+            seconds = self.loop.time() - self._since if self._waits in (_HEAD, _BODY) else 0.0
             self.wire.metrics.record_http("OTHER", "none", error.status, seconds)
         method = self.parser.get_method().decode() if self.url else "GET"
         self._phase = _REFUSED
@@ -231,7 +272,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if broken is not None and broken.response_started:
             self._end(broken)
             return
-        refusal = self._exchange(method)
+        refusal = self._exchange(cast("Any", {"type": "http", "method": method}), keep_alive=False)
         app = cast("Any", partial(_answer, error))
         if self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline[0] = (refusal, app)
@@ -250,25 +291,25 @@ class GuardedProtocol(HttpToolsProtocol):
         if answered.response_complete:
             self.transport.close()
 
-    def _exchange(self, method: str) -> RequestResponseCycle:
-        return RequestResponseCycle(
-            scope=cast("Any", {"type": "http", "method": method}),
+    def _exchange(self, scope: HTTPScope, *, keep_alive: bool) -> Cycle:
+        return Cycle(
+            scope=scope,
             transport=self.transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
             access_log=False,
             default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
+            message_event=cast("Any", Signal()),
             expect_100_continue=False,
-            keep_alive=False,
+            keep_alive=keep_alive,
             on_response=self.on_response_complete,
         )
 
 
 async def _answer(error: PresageError, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 -- an app's
     """The application behind what never became a request: a problem document, and one log line."""
-    identifier = uuid4().hex
+    identifier = random_hex()
     status, headers, body = render(error, identifier)
     say = log.debug if status in QUIET else log.info
     say("request_refused", status=status, code=error.code, request_id=identifier)

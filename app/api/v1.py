@@ -75,7 +75,7 @@ async def predict(call: Call) -> Reply:
     call.no_parameters()
     model = _choose(call)
     row = parse_one(call.content, model.pipeline, predict_body)
-    answer = await call.services.predictions.predict(model, [row], call.origin("v1"), call.started)
+    answer = await call.services.predictions.predict(model, [row], call.terms)
     outcome = answer.outcomes[0]
     if isinstance(outcome, FieldError):
         raise ModelFailed(outcome.detail)
@@ -97,7 +97,7 @@ async def batch(call: Call) -> Reply:
     bad = [row for row in rows if isinstance(row, FieldError)]
     if bad:
         raise InvalidInput(f"{len(bad)} of {len(rows)} rows do not fit", errors=bad, bad_rows=[row.row for row in bad])
-    answer = await call.services.predictions.predict(model, rows, call.origin("v1"), call.started)
+    answer = await call.services.predictions.predict(model, rows, call.terms)
     failed = [outcome for outcome in answer.outcomes if isinstance(outcome, FieldError)]
     if failed:
         detail = f"the model failed on {len(failed)} of {len(rows)} rows"

@@ -22,7 +22,7 @@ from app.errors import (
     UnsupportedMediaType,
     VersionNotFound,
 )
-from app.inference.lane import Outcome
+from app.inference.execution import Outcome
 from app.inference.service import Answer
 from app.pipelines.base import to_json
 from app.pipelines.rows import closed
@@ -111,7 +111,7 @@ async def predict(call: Call) -> Reply:
     model = call.services.predictions.choose(_name(call), _version(call))
     row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
     asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, [row], call.origin("v2"), call.started)
+    answer = await call.services.predictions.predict(model, [row], call.terms)
     outcome = answer.outcomes[0]
     if isinstance(outcome, FieldError):
         raise ModelFailed(outcome.detail)
@@ -128,7 +128,7 @@ async def batch(call: Call) -> Reply:
     _bound_answer(len(rows), model)
     call.charge(len(rows))
     asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, rows, call.origin("v2"), call.started)
+    answer = await call.services.predictions.predict(model, rows, call.terms)
     return Reply(await asyncio.to_thread(_batch_answer, call, answer, asked))
 
 
@@ -180,7 +180,7 @@ def _result(identifier: str, outcome: Outcome) -> dict[str, Any]:
 
 def _timing(call: Call, asked: float) -> dict[str, float]:
     now = time.perf_counter()
-    return {"model_ms": round((now - asked) * 1000, 3), "total_ms": round((now - call.started) * 1000, 3)}
+    return {"model_ms": round((now - asked) * 1000, 3), "total_ms": round((now - call.terms.started) * 1000, 3)}
 
 
 router.include_router(_one)

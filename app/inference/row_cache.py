@@ -8,10 +8,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from app.errors import FieldError
 from app.inference.entries import Entries, Entry
-from app.inference.lane import Outcome
+from app.inference.execution import Outcome
 from app.inference.memory_cache import MemoryCache
 from app.inference.shared_cache import SharedCache
 from app.pipelines.base import Prediction, Row
@@ -20,7 +22,8 @@ from app.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
 
-Compute = Callable[[Sequence[Row]], Awaitable[list[Outcome]]]
+# From the positions of rows in a request to their outcomes.
+Compute = Callable[[Sequence[int]], Awaitable[list[Outcome]]]
 
 # So many rows are gone through before others have the event loop; more of them get their keys on a thread.
 _AT_ONCE = 512
@@ -67,25 +70,28 @@ class RowCache:
         """Whether Redis is asked, too."""
         return self._shared is not None
 
-    async def answer(self, rows: Sequence[Row], subject: str, compute: Compute) -> tuple[list[Outcome], list[bool]]:
-        """Outcomes in order, and which of them are answers that were not computed for their row.
+    async def answer(
+        self, rows: Sequence[Row], subject: str, compute: Compute, deadline: float = inf
+    ) -> tuple[list[Outcome], list[bool]]:
+        """Outcomes in order, and which of them the model was not asked for.
 
-        `subject` is who asks. `compute` is given the rows that nothing is known of; what it raises is raised.
+        `subject` is who asks. `compute` is given the positions of rows that nothing is known of; what it raises is
+        raised. Nobody is waited for beyond the `deadline`, by `time.perf_counter`.
         """
         keys = await self._keys(rows, subject)
         outcomes: list[Outcome | None] = [None] * len(rows)
-        missing: dict[bytes, Row] = {}
+        missing: dict[bytes, int] = {}
         for position, key in enumerate(keys):
             if (entry := self._memory.get(key)) is None:
-                missing.setdefault(key, rows[position])
+                missing.setdefault(key, position)
             else:
                 outcomes[position] = self._entries.unpack(entry)
             await _breathe(position)
         if not missing:
             self._counts["hit_memory"](len(rows))
             return cast("list[Outcome]", outcomes), [True] * len(rows)
-        answers = await self._find(missing, compute)
-        kinds = await self._fill(outcomes, keys, answers)
+        answers = await self._find(missing, compute, deadline)
+        kinds = await self._fill(outcomes, keys, answers, missing)
         for kind, count in Counter(kinds).items():
             self._counts[kind](count)
         return cast("list[Outcome]", outcomes), [kind != "miss" for kind in kinds]
@@ -96,21 +102,21 @@ class RowCache:
         return await asyncio.to_thread(self._entries.keys, rows, subject)
 
     @staticmethod
-    async def _fill(outcomes: list[Outcome | None], keys: Sequence[bytes], answers: _Answers) -> list[_Kind]:
+    async def _fill(
+        outcomes: list[Outcome | None], keys: Sequence[bytes], answers: _Answers, first: dict[bytes, int]
+    ) -> list[_Kind]:
         """Put answers where there are none yet, and say for each row where its answer is from."""
         kinds: list[_Kind] = ["hit_memory"] * len(keys)
-        first: set[bytes] = set()
         for position, key in enumerate(keys):
             if outcomes[position] is None:
                 outcome, kind = answers[key]
-                if key in first and isinstance(outcome, Prediction):
+                if position != first[key]:
                     outcome, kind = _copy(outcome), "joined"
                 outcomes[position], kinds[position] = outcome, kind
-                first.add(key)
             await _breathe(position)
         return kinds
 
-    async def _find(self, missing: dict[bytes, Row], compute: Compute) -> _Answers:
+    async def _find(self, missing: dict[bytes, int], compute: Compute, deadline: float) -> _Answers:
         """Answer what memory does not have; what others have set out to comes last, so that no two wait for another."""
         flight = _Flight(len(missing))
         joined: dict[bytes, _Flight] = {}
@@ -118,7 +124,7 @@ class RowCache:
             other = self._flights.setdefault(key, flight)
             if other is not flight and other.size <= max(_SMALL, flight.size):
                 joined[key] = other
-        led = {key: row for key, row in missing.items() if key not in joined}
+        led = {key: position for key, position in missing.items() if key not in joined}
         try:
             answers = await self._lead(flight, led, compute) if led else {}
         finally:
@@ -127,18 +133,20 @@ class RowCache:
                     del self._flights[key]
             flight.done.set_result(None)
         if joined:
-            await asyncio.wait({other.done for other in joined.values()})
+            left = None if deadline == inf else max(0.0, deadline - time.perf_counter())
+            await asyncio.wait({other.done for other in joined.values()}, timeout=left)
             found = {key: entry for key, other in joined.items() if (entry := other.found.get(key)) is not None}
             answers.update({key: (self._entries.unpack(entry), "joined") for key, entry in found.items()})
             alone = {key: missing[key] for key in joined if key not in found}
             answers.update(await self._compute(alone, compute, {}))
         return answers
 
-    async def _lead(self, flight: _Flight, rows: dict[bytes, Row], compute: Compute) -> _Answers:
-        found = await self._ask_redis(list(rows))
+    async def _lead(self, flight: _Flight, missing: dict[bytes, int], compute: Compute) -> _Answers:
+        found = await self._ask_redis(list(missing))
         flight.found.update(found)
         answers: _Answers = {key: (self._entries.unpack(entry), "hit_redis") for key, entry in found.items()}
-        answers.update(await self._compute({k: r for k, r in rows.items() if k not in found}, compute, flight.found))
+        unknown = {key: position for key, position in missing.items() if key not in found}
+        answers.update(await self._compute(unknown, compute, flight.found))
         return answers
 
     async def _ask_redis(self, keys: Sequence[bytes]) -> dict[bytes, Entry]:
@@ -163,14 +171,14 @@ class RowCache:
                 self._memory.put(key, entry, self._entries.bytes, seconds)
         return found
 
-    async def _compute(self, rows: dict[bytes, Row], compute: Compute, found: dict[bytes, Entry]) -> _Answers:
+    async def _compute(self, missing: dict[bytes, int], compute: Compute, found: dict[bytes, Entry]) -> _Answers:
         """Have rows computed, and keep what came of it; `found` gets the entries."""
         answers: _Answers = {}
-        if not rows:
+        if not missing:
             return answers
-        outcomes = await compute(list(rows.values()))
+        outcomes = await compute(list(missing.values()))
         now_ms = int(time.time() * 1000)
-        for position, (key, outcome) in enumerate(zip(rows, outcomes, strict=True)):
+        for position, (key, outcome) in enumerate(zip(missing, outcomes, strict=True)):
             answers[key] = (outcome, "miss")
             entry = self._entries.pack(outcome) if isinstance(outcome, Prediction) else None
             if entry is not None:
@@ -182,9 +190,10 @@ class RowCache:
         return answers
 
 
-def _copy(prediction: Prediction) -> Prediction:
-    shares = prediction.probabilities
-    return prediction if shares is None else Prediction(prediction.value, dict(shares))
+def _copy(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, FieldError) or outcome.probabilities is None:
+        return outcome
+    return Prediction(outcome.value, dict(outcome.probabilities))
 
 
 async def _breathe(position: int) -> None:

@@ -2,30 +2,34 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TYPE_CHECKING, Self
 
 from app.config import StorageSettings
 from app.errors import FieldError
-from app.inference.cache import PredictionCache
+from app.inference.cache import PredictionCache, RowCache
+from app.inference.execution import Outcome
 from app.inference.identifiers import new_ids
-from app.inference.lane import Lane, Outcome
-from app.pipelines.base import Prediction, Row
+from app.inference.lane import Lane
+from app.inference.tally import Tally
+from app.inference.turns import Part, Terms
+from app.pipelines.base import Row
 from app.registry.registry import ModelRegistry
 from app.storage.prediction_log import PredictionLog
-from app.storage.records import Answered, Origin, Recorder, hash_key
+from app.storage.records import Recorder, hash_key
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
 
-# More rows than these are put into words on a thread, so that a large batch does not hold the event loop.
-_RECORDED_AT_ONCE = 64
+
+# Of a large batch that is known already; it takes about a millisecond.
+_RECORDED_AT_ONCE = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What came of a request: an id and an outcome for each row, in the caller's order, all of one version."""
 
@@ -55,88 +59,104 @@ class PredictionService:
         self._log = prediction_log
         self._storage = storage
         self._metrics = metrics
-        self._lanes: dict[LoadedModel, Lane] = {}
-        self._recorders: dict[LoadedModel, Recorder] = {}
+        self._desks: dict[LoadedModel, _Desk] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for lane in self._lanes.values():
-            lane.close()
+        for desk in self._desks.values():
+            desk.lane.close()
 
     def choose(self, name: str, wanted: str) -> "LoadedModel":
         """The version that answers; held from here to the request's end. Raises what `ModelRegistry.resolve` does."""
         return self._registry.resolve(name, wanted)
 
-    async def predict(
-        self, model: "LoadedModel", candidates: Sequence[Row | FieldError], origin: Origin, started: float
-    ) -> Answer:
+    async def predict(self, model: "LoadedModel", candidates: Sequence[Row | FieldError], terms: Terms) -> Answer:
         """Predict the valid rows among the candidates; what validation found wrong passes through in its place.
 
-        Every row that the model was asked about is on record when this returns; `started` is when the request came, by
-        `time.perf_counter`. Raises Overloaded when too much is waiting for the model, and LogUnavailable.
+        Every row that the model was asked about is on record when this returns. Raises what the lane does where there
+        is no time for the model, and LogUnavailable.
         """
         self._log.admit()
-        rows = [row for row in candidates if not isinstance(row, FieldError)]
-        predicted, cached = await self._ask(model, rows, origin.principal) if rows else ([], [])
-        outcomes = predicted if len(rows) == len(candidates) else _merge(candidates, predicted)
-        answer = Answer(model, new_ids(len(outcomes)), _number_failures(outcomes))
-        if rows and self._log.policy != "off":
-            await self._record(answer, candidates, cached, origin, (time.perf_counter() - started) * 1000)
-        self._count(model, answer.outcomes)
-        return answer
-
-    async def _ask(self, model: "LoadedModel", rows: Sequence[Row], subject: str) -> tuple[list[Outcome], list[bool]]:
-        """Outcomes of valid rows, and which of them the model was not asked for."""
-        lane, cache = self._lane(model), self._cache.of(model)
-        if cache is None:
-            return await lane.predict(rows), [False] * len(rows)
-        return await cache.answer(rows, subject, lane.predict)
-
-    async def _record(
-        self,
-        answer: Answer,
-        candidates: Sequence[Row | FieldError],
-        cached: Sequence[bool],
-        origin: Origin,
-        latency_ms: float,
-    ) -> None:
-        recorder, following = self._recorder(answer.model), iter(cached)
-        asked = [
-            Answered(identifier, row, outcome, next(following))
-            for identifier, row, outcome in zip(answer.ids, candidates, answer.outcomes, strict=True)
-            if not isinstance(row, FieldError)
-        ]
-        if len(asked) <= _RECORDED_AT_ONCE:
-            self._log.record(recorder.frames(asked, origin, latency_ms), len(asked))
+        desk = self._desks.get(model) or self._open(model)
+        ids = new_ids(len(candidates))
+        valid = [not isinstance(row, FieldError) for row in candidates]
+        if all(valid):
+            outcomes = await desk.predict(ids, candidates, terms)  # type: ignore[arg-type]  # they are rows
         else:
-            frames = await asyncio.to_thread(recorder.frames, asked, origin, latency_ms)
-            await asyncio.to_thread(self._log.record, frames, len(asked))
+            rows: list[Row] = list(compress(candidates, valid))  # type: ignore[arg-type]
+            predicted = await desk.predict(list(compress(ids, valid)), rows, terms) if rows else []
+            outcomes = _merge(candidates, predicted)
+        desk.tally.count(outcomes)
+        return Answer(model, ids, _number_failures(outcomes))
 
-    def _recorder(self, model: "LoadedModel") -> Recorder:
-        recorder = self._recorders.get(model)
-        if recorder is None:
-            key = hash_key(self._storage) if model.log_rules.hashes else b""
-            recorder = self._recorders[model] = Recorder(model.manifest, model.log_rules, key)
-        return recorder
+    def _open(self, model: "LoadedModel") -> "_Desk":
+        desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
+        return desk
 
-    def _lane(self, model: "LoadedModel") -> Lane:
-        lane = self._lanes.get(model)
-        if lane is None:
-            lane = self._lanes[model] = Lane(model, self._metrics)
-        return lane
 
-    def _count(self, model: "LoadedModel", outcomes: Sequence[Outcome]) -> None:
-        labels = model.name, str(model.version)
-        classifies = bool(model.manifest.outputs.labels)
-        counts = Counter(
-            (True, str(o.value) if classifies else "") if isinstance(o, Prediction) else (False, o.code)
-            for o in outcomes
-        )
-        for (answered, last), count in counts.items():
-            counter = self._metrics.predictions if answered else self._metrics.row_errors
-            counter.labels(*labels, last).inc(count)
+class _Desk:
+    """What one version needs to be served, made with its first request."""
+
+    def __init__(
+        self,
+        model: "LoadedModel",
+        cache: RowCache | None,
+        prediction_log: PredictionLog,
+        storage: StorageSettings,
+        metrics: Metrics,
+    ) -> None:
+        self._cache = cache
+        self._log = prediction_log
+        self._recorder = Recorder(model.manifest, model.log_rules, hash_key(storage) if model.log_rules.hashes else b"")
+        self.lane = Lane(model, metrics, self._record)
+        self.tally = Tally(model.manifest, metrics)
+
+    def predict(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms) -> Awaitable[list[Outcome]]:
+        """What the lane does; where there is a cache, only for the rows that it does not know."""
+        if self._cache is None:
+            return self.lane.predict(ids, rows, terms)
+        return self._predict_unknown(self._cache, ids, rows, terms)
+
+    async def _predict_unknown(
+        self, cache: RowCache, ids: Sequence[str], rows: Sequence[Row], terms: Terms
+    ) -> list[Outcome]:
+        def compute(places: Sequence[int]) -> Awaitable[list[Outcome]]:
+            return self.lane.predict([ids[i] for i in places], [rows[i] for i in places], terms)
+
+        outcomes, found = await cache.answer(rows, terms.origin.principal, compute, terms.deadline)
+        await self._record_found(list(compress(zip(ids, rows, outcomes, strict=True), found)), terms)
+        return outcomes
+
+    async def _record_found(self, found: Sequence[tuple[str, Row, Outcome]], terms: Terms) -> None:
+        """Put rows on record that the lane has not seen, some at a time. Raises LogUnavailable."""
+        if self._log.policy == "off":
+            return
+        latency_ms = (time.perf_counter() - terms.started) * 1000
+        for start in range(0, len(found), _RECORDED_AT_ONCE):
+            ids, rows, outcomes = zip(*found[start : start + _RECORDED_AT_ONCE], strict=True)
+            frames = self._recorder.frames(ids, rows, outcomes, terms.origin, latency_ms, cached=True)
+            self._log.record(frames, len(ids))
+            if start + _RECORDED_AT_ONCE < len(found):
+                await asyncio.sleep(0)  # others have the event loop
+
+    def _record(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+        """Put a slice on record with one write, except for what nobody waits for any more. Raises LogUnavailable."""
+        if self._log.policy == "off":
+            return
+        now = time.perf_counter()
+        frames, count, at = [], 0, 0
+        for part in parts:
+            call, start, stop = part.call, part.start, part.stop
+            end = at + stop - start
+            if not call.future.done():
+                latency_ms = (now - call.terms.started) * 1000
+                ids, rows = call.ids[start:stop], call.rows[start:stop]
+                frames.append(self._recorder.frames(ids, rows, outcomes[at:end], call.terms.origin, latency_ms))
+                count += stop - start
+            at = end
+        self._log.record(b"".join(frames), count)
 
 
 def _merge(candidates: Sequence[Row | FieldError], predicted: Sequence[Outcome]) -> list[Outcome]:

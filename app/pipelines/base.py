@@ -75,6 +75,10 @@ class Pipeline(ABC):
         """What tells a validated row from others: rows with the same values here, types included, get one answer."""
         return [row.get(name) for name in self.names]
 
+    def weigh(self, rows: Sequence[Row]) -> list[float]:
+        """How many rows of usual size each is worth to the model; at least one."""
+        return [1.0] * len(rows)
+
     @abstractmethod
     def preprocess(self, rows: Sequence[Row]) -> Any:
         """Validated rows → what the estimator takes (see `Artefact.container`)."""

@@ -14,6 +14,14 @@ class TextPipeline(Pipeline):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__(manifest)
         self._name = self.names[0]
+        # A version's cost is measured on its golden rows, and a text costs by its length.
+        lengths = [len(str(row.inputs.get(self._name, ""))) for row in manifest.golden.rows]
+        self._usual_length = max(1.0, sum(lengths) / len(lengths))
+
+    def weigh(self, rows: Sequence[Row]) -> list[float]:
+        """By the length of the text."""
+        name, usual = self._name, self._usual_length
+        return [max(1.0, len(row[name]) / usual) for row in rows]
 
     def preprocess(self, rows: Sequence[Row]) -> list[str]:
         """The text of each row."""

@@ -12,6 +12,10 @@ class Runtime(Protocol):
     def name(self) -> str:
         """Which form that is, in a few words."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether the number and the size of rows decide how long a call takes, and not somebody's code."""
+
     def predict(self, inputs: Any, rows: int) -> RawOutput:
         """Answer for `rows` rows of what `Pipeline.preprocess` makes; one finite answer for each row.
 

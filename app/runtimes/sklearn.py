@@ -8,6 +8,7 @@ from sklearn.pipeline import Pipeline
 from app.errors import ModelFailed
 from app.manifest import Task
 from app.pipelines.base import RawOutput
+from app.runtimes.threads import walk_estimators
 
 # Their `predict` is the label of the largest probability, by their own source; so one pass gives both. Others are asked
 # twice after one pass of their transformers: a tuned threshold or an SVM may well answer another label. By name, since
@@ -42,6 +43,8 @@ class SklearnRuntime:
         self._regression = task == "regression"
         self._classes = np.asarray([] if self._regression else self._final.classes_)
         self._has_probabilities = hasattr(self._final, "predict_proba")
+        # A custom estimator may sleep, or ask a database; so it never works on the event loop.
+        self.steady = all(_is_sklearns(inner) for inner in walk_estimators(estimator))
         self._label_is_largest = _is_sklearns(self._final) and type(self._final).__name__ in _LARGEST_PROBABILITY
 
     @property

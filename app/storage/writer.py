@@ -10,6 +10,7 @@ import os
 import socket
 import sqlite3
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -34,8 +35,10 @@ _MERGE = (
     f"insert into predictions ({_COLUMNS}) select {_COLUMNS} from incoming, json_to_record(record) as r({_TYPES}) "  # noqa: S608
     "on conflict (id) do nothing"
 )
-_PLACES = ", ".join("?" * len(_COLUMNS.split(",")))
-_INSERT = f"insert into predictions ({_COLUMNS}) values ({_PLACES}) on conflict (id) do nothing"  # noqa: S608
+_PLACES = f"({', '.join('?' * len(_COLUMNS.split(',')))})"
+# Rows of a statement. The driver lets go of the GIL once a statement: a row each would take it from the event loop a
+# thousand times. More rows cost no less, and SQLite has a bound on how many values it takes.
+_SQLITE_ROWS = 200
 
 
 class Connection(Protocol):
@@ -77,17 +80,30 @@ def write_postgresql(connection: Connection, records: Sequence[bytes]) -> None:
 def write_sqlite(connection: Connection, records: Sequence[bytes]) -> None:
     """Write and commit. Raises Poison for what the records say, the driver's errors for everything else."""
     try:
-        rows = [_sqlite_row(record) for record in records]
-        connection.cursor().executemany(_INSERT, rows)
+        cursor = connection.cursor()
+        for start in range(0, len(records), _SQLITE_ROWS):
+            rows = _sqlite_rows(records[start : start + _SQLITE_ROWS])
+            cursor.execute(_insert_of(len(rows)), [value for row in rows for value in row])
         connection.commit()
     except (ValueError, TypeError, KeyError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError) as error:
         connection.rollback()
         raise Poison(f"{type(error).__name__}: {error}") from None
 
 
-def _sqlite_row(record: bytes) -> tuple[Any, ...]:
+@lru_cache(_SQLITE_ROWS)
+def _insert_of(rows: int) -> str:
+    places = ", ".join([_PLACES] * rows)
+    return f"insert into predictions ({_COLUMNS}) values {places} on conflict (id) do nothing"  # noqa: S608
+
+
+def _sqlite_rows(records: Sequence[bytes]) -> list[tuple[Any, ...]]:
+    return [
+        _sqlite_row(record) for record in pydantic_core.from_json(b"[%s]" % b",".join(records), allow_inf_nan=False)
+    ]
+
+
+def _sqlite_row(r: dict[str, Any]) -> tuple[Any, ...]:
     """The columns as SQLAlchemy's types store them in SQLite: ids as 32 digits, times in UTC without their zone."""
-    r = pydantic_core.from_json(record, allow_inf_nan=False)
     at = r["at"]
     return (
         UUID(r["id"]).hex,

@@ -6,8 +6,10 @@ routes, models that are loaded and fixed vocabularies, never from a caller.
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector
 from prometheus_client.gc_collector import GCCollector
+
+from app.telemetry.plain import PlainCounter, PlainHistogram
 
 # Powers of two from 0.25 ms to 4 s: a linear model answers in the first ones, a large forest in the last.
 SECONDS = tuple(0.00025 * 2**i for i in range(15))
@@ -24,45 +26,38 @@ class Metrics:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
-        self.http_requests = Counter(
-            "http_requests_total", "Requests answered.", ["method", "handler", "status"], registry=registry
+        self.http_requests = PlainCounter(
+            "http_requests", "Requests answered.", ["method", "handler", "status"], registry
         )
-        self.http_seconds = Histogram(
+        self.http_seconds = PlainHistogram(
             "http_request_duration_seconds",
             "Time from the first byte of a request's head to the end of its answer.",
             ["method", "handler"],
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
+            registry,
         )
-        self.predictions = Counter(
-            "presage_predictions_total",
+        self.predictions = PlainCounter(
+            "presage_predictions",
             "Rows answered with a prediction, by the label predicted (regression: empty).",
             ["model", "version", "label"],
-            registry=registry,
+            registry,
         )
-        self.row_errors = Counter(
-            "presage_row_errors_total",
-            "Rows answered with an error, by its code.",
-            ["model", "version", "code"],
-            registry=registry,
+        self.row_errors = PlainCounter(
+            "presage_row_errors", "Rows answered with an error, by its code.", ["model", "version", "code"], registry
         )
-        self.model_seconds = Histogram(
+        self.model_seconds = PlainHistogram(
             "presage_model_duration_seconds",
             "Time a call of the fitted estimator took, encoding and decoding included.",
             ["model", "version"],
-            buckets=SECONDS,
-            registry=registry,
+            SECONDS,
+            registry,
         )
-        self.call_rows = Histogram(
-            "presage_call_rows",
-            "Rows in a call of the fitted estimator.",
-            ["model", "version"],
-            buckets=ROWS,
-            registry=registry,
+        self.call_rows = PlainHistogram(
+            "presage_call_rows", "Rows in a call of the fitted estimator.", ["model", "version"], ROWS, registry
         )
         self.waiting = Gauge(
-            "presage_calls_waiting",
-            "Calls that wait for a model's thread or run on it.",
+            "presage_rows_waiting",
+            "Rows that wait for a model, or that it works on.",
             ["model", "version"],
             registry=registry,
         )

@@ -14,7 +14,7 @@ from app.pipelines.base import Prediction
 from app.storage.database import Database
 from app.storage.journal import Journal, segment_paths
 from app.storage.migrations import upgrade
-from app.storage.records import Answered, Origin, Recorder
+from app.storage.records import Origin, Recorder
 from tests.support.manifests import NUMBER, make_manifest
 
 RECORDER = Recorder(make_manifest(NUMBER), LogRules(), b"")
@@ -27,8 +27,8 @@ def settings(tmp_path: Path) -> StorageSettings:
     upgrade(found)
     left = Journal(found.journal_dir, max_bytes=1 << 30)
     for principal in ("ada", "grace"):
-        rows = [Answered(i, {NUMBER.name: 1.0}, Prediction("yes")) for i in new_ids(10)]
-        left.append(RECORDER.frames(rows, Origin("request", principal, "v2"), 1.0))
+        origin = Origin("request", principal, "v2")
+        left.append(RECORDER.frames(new_ids(10), [{NUMBER.name: 1.0}] * 10, [Prediction("yes")] * 10, origin, 1.0))
     left.close()
     return found
 

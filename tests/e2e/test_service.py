@@ -226,7 +226,7 @@ def _wait_until_working(server: Server) -> None:
     """Until the metrics say that a call is on the slow model's thread."""
     deadline = time.monotonic() + 10
     with server.client() as client:
-        while 'presage_calls_waiting{model="slow",version="1"} 1.0' not in client.get("/metrics").text:
+        while 'presage_rows_waiting{model="slow",version="1"} 1.0' not in client.get("/metrics").text:
             assert time.monotonic() < deadline
 
 

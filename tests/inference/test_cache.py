@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 from app.config import CacheSettings, StorageSettings
 from app.errors import FieldError, InvalidSettings, Overloaded
 from app.inference.cache import MEMORY_SECONDS, REDIS_SECONDS, PredictionCache
-from app.inference.lane import Outcome
+from app.inference.execution import Outcome
 from app.manifest import InputField, Outputs
 from app.pipelines.base import Prediction, Row
 from app.registry.loader import LoadedModel
@@ -82,7 +83,7 @@ def test_every_request_gets_what_it_would_get_without_a_cache(requests: list[lis
         asked, plain = Asked(model), Asked(model)
         async with caching() as cache:
             for _ in range(turns):
-                answers = await asyncio.gather(*(of(cache, model).answer(some, "me", asked) for some in rows))
+                answers = await asyncio.gather(*(asked.through(of(cache, model), some) for some in rows))
                 for some, (outcomes, _) in zip(rows, answers, strict=True):
                     assert list(map(value, outcomes)) == list(map(value, await plain(some)))
         values = {repr(model.pipeline.identity(row)) for some in rows for row in some}
@@ -100,8 +101,8 @@ def test_a_batch_runs_only_what_is_not_known() -> None:
         model, metrics = model_of(ONE), Metrics()
         asked = Asked(model)
         async with caching(metrics=metrics) as cache:
-            await of(cache, model).answer(numbers(2), "me", asked)
-            outcomes, cached = await of(cache, model).answer(numbers(1, 2, 3, 1), "me", asked)
+            await asked.through(of(cache, model), numbers(2))
+            outcomes, cached = await asked.through(of(cache, model), numbers(1, 2, 3, 1))
         assert asked.rows == [numbers(2), numbers(1, 3)]
         assert cached == [False, True, False, True]
         assert outcomes[0] == outcomes[3] != outcomes[1]
@@ -119,7 +120,7 @@ def test_identical_rows_at_once_are_one() -> None:
         asked = Asked(model)
         async with caching(metrics=metrics) as cache:
             rows = of(cache, model)
-            answers = await asyncio.gather(*(rows.answer(numbers(7), "me", asked) for _ in range(200)))
+            answers = await asyncio.gather(*(asked.through(rows, numbers(7)) for _ in range(200)))
         assert asked.rows == [numbers(7)]
         assert len({value(outcomes[0]) for outcomes, _ in answers}) == 1
         assert sum(cached == [True] for _, cached in answers) == 199
@@ -139,7 +140,7 @@ def test_requests_that_overlap_all_come_to_an_end() -> None:
         async with caching() as cache:
             rows = of(cache, model)
             orders = (numbers(1, 2), numbers(2, 3), numbers(3, 1))
-            calls = [asyncio.create_task(rows.answer(order, "me", asked)) for order in orders]
+            calls = [asyncio.create_task(asked.through(rows, order)) for order in orders]
             await until(lambda: len(asked.rows) == 2)
             asked.gate.set()
             cached = [cached for _, cached in await asyncio.gather(*calls)]
@@ -159,7 +160,7 @@ def test_who_waits_does_not_share_the_fate_of_who_came_first(fate: str) -> None:
         asked = Asked(model)
         go = asyncio.Event()
 
-        async def fail(_: Sequence[Row]) -> list[Outcome]:
+        async def fail(_: Sequence[int]) -> list[Outcome]:
             await go.wait()
             raise Overloaded("too much is waiting") if fate == "refused" else RuntimeError("broken")
 
@@ -167,7 +168,7 @@ def test_who_waits_does_not_share_the_fate_of_who_came_first(fate: str) -> None:
             rows = of(cache, model)
             first = asyncio.create_task(rows.answer(numbers(7), "me", fail))
             await asyncio.sleep(0)
-            others = [asyncio.create_task(rows.answer(numbers(7), "me", asked)) for _ in range(3)]
+            others = [asyncio.create_task(asked.through(rows, numbers(7))) for _ in range(3)]
             await asyncio.sleep(0)
             assert asked.count == 0
             go.set() if fate != "cancelled" else first.cancel()
@@ -193,7 +194,7 @@ def test_who_gives_up_takes_nobody_along() -> None:
         asked.gate.clear()
         async with caching() as cache:
             rows = of(cache, model)
-            calls = [asyncio.create_task(rows.answer(numbers(7), "me", asked)) for _ in range(3)]
+            calls = [asyncio.create_task(asked.through(rows, numbers(7))) for _ in range(3)]
             await until(lambda: asked.count == 1)
             calls[1].cancel()
             await asyncio.sleep(0)
@@ -219,15 +220,15 @@ def test_a_row_that_fails_is_tried_again_each_time() -> None:
         with structlog.testing.capture_logs():
             async with caching(metrics=metrics) as cache:
                 rows = of(cache, model)
-                calls = [asyncio.create_task(rows.answer(numbers(5, 13, 13), "me", asked)) for _ in range(2)]
+                calls = [asyncio.create_task(asked.through(rows, numbers(5, 13, 13))) for _ in range(2)]
                 await until(lambda: asked.count == 2)
                 asked.gate.set()
                 answers = await asyncio.gather(*calls)
-                answers.append(await rows.answer(numbers(5, 13, 13), "me", asked))
+                answers.append(await asked.through(rows, numbers(5, 13, 13)))
         assert [list(map(value, outcomes)) for outcomes, _ in answers] == [["less", "model_failed", "model_failed"]] * 3
-        assert [cached for _, cached in answers] == [[False] * 3, [True, False, False], [True, False, False]]
+        assert [cached for _, cached in answers] == [[False, False, True], [True, False, True], [True, False, True]]
         assert asked.rows == [numbers(5, 13), numbers(13), numbers(13)]
-        assert counted(metrics) == {"miss": 7, "joined": 1, "hit_memory": 1}
+        assert counted(metrics) == {"miss": 4, "joined": 4, "hit_memory": 1}
         asked.close()
 
     run(test())
@@ -243,15 +244,37 @@ def test_a_small_request_does_not_wait_for_a_large_one() -> None:
         async with caching() as cache:
             rows = of(cache, model)
             many = numbers(*range(1000))
-            calls = [asyncio.create_task(rows.answer(many, "me", large)) for _ in range(2)]
+            calls = [asyncio.create_task(large.through(rows, many)) for _ in range(2)]
             await until(lambda: large.count == 1000)
-            assert (await rows.answer(numbers(7), "me", asked))[1] == [False]
+            assert (await asked.through(rows, numbers(7)))[1] == [False]
             large.gate.set()
             first, second = await asyncio.gather(*calls)
             assert first[0] == second[0]
         assert (asked.count, large.count) == (1, 1000)
         asked.close()
         large.close()
+
+    run(test())
+
+
+def test_nobody_waits_for_another_beyond_their_own_time() -> None:
+    """Who came first may have all day."""
+
+    async def test() -> None:
+        model = model_of(ONE)
+        slow, asked = Asked(model), Asked(model)
+        slow.gate.clear()
+        async with caching() as cache:
+            rows = of(cache, model)
+            first = asyncio.create_task(slow.through(rows, numbers(7)))
+            await until(lambda: slow.count == 1)
+            for seconds in (0.02, -1.0):
+                deadline = time.perf_counter() + seconds
+                assert (await asked.through(rows, numbers(7), deadline=deadline))[1] == [seconds < 0]
+            slow.gate.set()
+            await first
+        asked.close()
+        slow.close()
 
     run(test())
 
@@ -265,8 +288,8 @@ def test_what_one_request_does_to_its_answer_no_other_sees(tmp_path: Path) -> No
         asked = Asked(model)
         async with caching() as cache:
             rows = of(cache, model)
-            calls = [rows.answer(numbers(7, 7), "me", asked) for _ in range(2)]
-            answers = [*await asyncio.gather(*calls), await rows.answer(numbers(7, 7), "me", asked)]
+            calls = [asked.through(rows, numbers(7, 7)) for _ in range(2)]
+            answers = [*await asyncio.gather(*calls), await asked.through(rows, numbers(7, 7))]
         outcomes = [outcome for found, _ in answers for outcome in found]
         shares = [outcome.probabilities for outcome in outcomes if isinstance(outcome, Prediction)]
         assert len(shares) == len({id(share) for share in shares}) == 6
@@ -285,8 +308,8 @@ def test_a_private_model_answers_each_principal_anew() -> None:
             asked = Asked(model)
             async with caching() as cache:
                 rows = of(cache, model)
-                await asyncio.gather(*(rows.answer(numbers(7), who, asked) for who in ("alice", "bob", "alice")))
-                assert (await rows.answer(numbers(7), "bob", asked))[1] == [True]
+                await asyncio.gather(*(asked.through(rows, numbers(7), who) for who in ("alice", "bob", "alice")))
+                assert (await asked.through(rows, numbers(7), "bob"))[1] == [True]
             assert asked.count == count
             asked.close()
 
@@ -305,7 +328,7 @@ def test_an_answer_is_forgotten_at_its_age(rules: dict[str, Any], seconds: int) 
             rows = of(cache, model)
             found = []
             for clock.now in (0, seconds - 0.001, seconds, 2 * seconds - 0.001):
-                found += (await rows.answer(numbers(7), "me", asked))[1]
+                found += (await asked.through(rows, numbers(7)))[1]
         assert found == [False, True, False, True]
         asked.close()
 
@@ -320,13 +343,13 @@ def test_the_bytes_of_all_models_together_are_bounded() -> None:
         asked = Asked(models[0])
         mixed: Row = {"a": 1.0, "n": 1, "c": "x", "t": "t"}
         async with caching(metrics=metrics, cache_max_bytes=1 << 20) as cache:
-            await of(cache, models[1]).answer([mixed], "me", Asked(models[1]))
-            await of(cache, models[0]).answer(numbers(*range(10_000)), "me", asked)
+            await Asked(models[1]).through(of(cache, models[1]), [mixed])
+            await asked.through(of(cache, models[0]), numbers(*range(10_000)))
             found = metrics.registry.get_sample_value
             entries, size = found("presage_cache_entries") or 0, found("presage_cache_bytes") or 0
             assert 0.9 * (1 << 20) < size <= 1 << 20
             assert 1000 < entries < 10_000
-            assert (await of(cache, models[0]).answer(numbers(0, 9_999), "me", asked))[1] == [False, True]
+            assert (await asked.through(of(cache, models[0]), numbers(0, 9_999)))[1] == [False, True]
         asked.close()
 
     run(test())
@@ -342,7 +365,7 @@ def test_the_event_loop_turns_while_a_large_batch_is_looked_up() -> None:
         async with caching() as cache:
             for _ in range(2):
                 turns = 0
-                call = asyncio.create_task(of(cache, model).answer(rows, "me", asked))
+                call = asyncio.create_task(asked.through(of(cache, model), rows))
                 while not call.done():
                     await asyncio.sleep(0)
                     turns += 1
@@ -390,7 +413,7 @@ def test_an_error_is_no_entry() -> None:
         asked = Asked(model)
         with structlog.testing.capture_logs():
             async with caching(metrics=metrics) as cache:
-                (outcome,), cached = await of(cache, model).answer(numbers(13), "me", asked)
+                (outcome,), cached = await asked.through(of(cache, model), numbers(13))
                 assert metrics.registry.get_sample_value("presage_cache_entries") == 0
         assert isinstance(outcome, FieldError)
         assert cached == [False]

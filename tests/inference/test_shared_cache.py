@@ -68,13 +68,13 @@ def test_what_one_process_has_computed_the_other_finds(valkey: Valkey) -> None:
         model, metrics = model_of(ONE), Metrics()
         first, second = Asked(model), Asked(model)
         async with patient(valkey) as one, patient(valkey, metrics) as other:
-            answered, _ = await of(one, model).answer(numbers(1, 2), "me", first)
+            answered, _ = await first.through(of(one, model), numbers(1, 2))
             await _written(valkey, 2)
-            outcomes, cached = await of(other, model).answer(numbers(3, 2, 1, 2), "me", second)
+            outcomes, cached = await second.through(of(other, model), numbers(3, 2, 1, 2))
             assert (outcomes[2], outcomes[1], outcomes[3]) == (*answered, answered[1])
             assert cached == [False, True, True, True]
             assert second.rows == [numbers(3)]
-            assert (await of(other, model).answer(numbers(1), "me", second))[1] == [True]
+            assert (await second.through(of(other, model), numbers(1)))[1] == [True]
         assert counted(metrics) == {"miss": 1, "hit_redis": 2, "joined": 1, "hit_memory": 1}
         first.close()
         second.close()
@@ -89,10 +89,10 @@ def test_a_private_model_is_private_in_every_process(valkey: Valkey) -> None:
         model = model_of(ONE, cache="private")
         asked = Asked(model)
         async with patient(valkey) as one, patient(valkey) as other:
-            await of(one, model).answer(numbers(1), "alice", asked)
+            await asked.through(of(one, model), numbers(1), "alice")
             await _written(valkey, 1)
-            assert (await of(other, model).answer(numbers(1), "bob", asked))[1] == [False]
-            assert (await of(other, model).answer(numbers(1), "alice", asked))[1] == [True]
+            assert (await asked.through(of(other, model), numbers(1), "bob"))[1] == [False]
+            assert (await asked.through(of(other, model), numbers(1), "alice"))[1] == [True]
         asked.close()
 
     asyncio.run(test())
@@ -106,7 +106,7 @@ def test_requests_at_the_same_time_are_one_question(valkey: Valkey) -> None:
         asked = Asked(model)
         async with patient(valkey) as cache:
             rows = of(cache, model)
-            await asyncio.gather(*(rows.answer(numbers(number), "me", asked) for number in range(100)))
+            await asyncio.gather(*(asked.through(rows, numbers(number)) for number in range(100)))
         statistics_ = valkey.command("INFO", "commandstats").decode()
         (line,) = [line for line in statistics_.splitlines() if line.startswith("cmdstat_mget:")]
         assert int(line.partition("calls=")[2].partition(",")[0]) < 10
@@ -123,7 +123,7 @@ def test_an_entry_leaves_redis_at_its_age(valkey: Valkey) -> None:
         model = model_of(ONE, ttl_seconds=7)
         asked = Asked(model)
         async with patient(valkey) as cache:
-            await of(cache, model).answer(numbers(1), "me", asked)
+            await asked.through(of(cache, model), numbers(1))
             (name,) = await _written(valkey, 1)
         left = int(valkey.command("PTTL", name).splitlines()[0].removeprefix(b":"))
         assert 0 < left <= 7000
@@ -144,7 +144,7 @@ def test_what_was_found_is_kept_for_the_rest_of_its_time(valkey: Valkey, age: fl
         async with patient(valkey, clock=clock) as cache:
             _plant(valkey, Entries(model).keys(numbers(1), "me")[0], made=time.time() - age)
             for clock.now in (0, seconds - 5, seconds):
-                found += (await of(cache, model).answer(numbers(1), "me", asked))[1]
+                found += (await asked.through(of(cache, model), numbers(1)))[1]
                 valkey.command("FLUSHALL")
         assert found == [True, True, False]
         asked.close()
@@ -160,7 +160,7 @@ def test_what_is_too_old_for_the_model_is_not_used(valkey: Valkey) -> None:
         asked = Asked(model)
         async with patient(valkey, metrics) as cache:
             _plant(valkey, Entries(model).keys(numbers(1), "me")[0], made=time.time() - 60)
-            assert (await of(cache, model).answer(numbers(1), "me", asked))[1] == [False]
+            assert (await asked.through(of(cache, model), numbers(1)))[1] == [False]
         assert _invalid(metrics) == 0
         asked.close()
 
@@ -195,7 +195,7 @@ def test_what_is_wrong_in_redis_nobody_gets(valkey: Valkey, poison: str) -> None
                 valkey.store(name, b"cos\nsystem\n(S'true'\ntR.")
             else:
                 valkey.command("LPUSH", name, "1")
-            outcomes, cached = await of(cache, model).answer(numbers(1), "me", asked)
+            outcomes, cached = await asked.through(of(cache, model), numbers(1))
             assert (outcomes, cached) == ([right], [False])
             assert _invalid(metrics) == (0 if poison == "another type" else 1)  # MGET takes it for nothing
             await until(lambda: f"{value(right)}".encode() in valkey.command("GET", name))
@@ -224,7 +224,7 @@ def test_a_redis_that_fails_costs_nothing_and_heals(fault: str) -> None:
             await asyncio.to_thread(mends, valkey)
             await until(lambda: cache.state == "up")
             assert _gauge(metrics) == 1
-            await rows.answer(numbers(-1), "me", asked)
+            await asked.through(rows, numbers(-1))
             name = f"presage:cache:{Entries(model).keys(numbers(-1), 'me')[0].hex()}"
             await until(lambda: b"[1," in valkey.command("GET", name))
         assert not blocked(lags)
@@ -242,7 +242,7 @@ async def _times_until(holds: Callable[[], bool], rows: RowCache, asked: Asked) 
     async with asyncio.timeout(10):
         while not holds() or len(times) < 200:
             began = time.perf_counter()
-            assert (await rows.answer(numbers(len(times)), "me", asked))[1] == [False]
+            assert (await asked.through(rows, numbers(len(times))))[1] == [False]
             times.append(time.perf_counter() - began)
             await asyncio.sleep(0.001)
     return times
@@ -261,7 +261,7 @@ def test_while_redis_stands_still_requests_wait_for_a_moment_and_then_no_more(va
 
         async def timed(cache: RowCache, number: int) -> float:
             began = time.perf_counter()
-            await cache.answer(numbers(number), "me", asked)
+            await asked.through(cache, numbers(number))
             return time.perf_counter() - began
 
         async with caching("redis", valkey.settings) as cache:
@@ -293,7 +293,7 @@ def test_a_redis_that_takes_200_ms_is_not_used(valkey: Valkey) -> None:
             times = []
             while cache.state == "up":
                 began = time.perf_counter()
-                await rows.answer(numbers(next(numbered)), "me", asked)
+                await asked.through(rows, numbers(next(numbered)))
                 times.append(time.perf_counter() - began)
             assert statistics.median(times) < DEADLINE_SECONDS * 4
             delay[0] = 0.0
@@ -382,7 +382,7 @@ def test_a_wrong_password_is_down_until_it_is_right() -> None:
         opened = PredictionCache(CacheSettings(cache="redis"), StorageSettings(redis_url=address), Metrics())
         async with opened as cache:
             await until(lambda: len(lines) == 1)
-            assert (await of(cache, model).answer(numbers(1), "me", asked))[1] == [False]
+            assert (await asked.through(of(cache, model), numbers(1)))[1] == [False]
             await asyncio.to_thread(valkey.command, "CONFIG", "SET", "requirepass", "wrong-secret")
             await until(lambda: cache.state == "up")
         asked.close()
@@ -405,7 +405,7 @@ def test_leaving_does_not_wait_for_redis(fault: str) -> None:
         async with AsyncExitStack() as stack:
             cache = await stack.enter_async_context(caching("redis", valkey.settings))
             await asyncio.to_thread(breaks, valkey)
-            await of(cache, model).answer(numbers(*range(1000)), "me", asked)
+            await asked.through(of(cache, model), numbers(*range(1000)))
             began = time.monotonic()
         asked.close()
         assert asyncio.all_tasks() == before

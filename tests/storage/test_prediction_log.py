@@ -18,7 +18,7 @@ from app.pipelines.base import Prediction
 from app.storage.database import Database
 from app.storage.journal import Journal, frame, segment_paths
 from app.storage.prediction_log import PredictionLog
-from app.storage.records import Answered, Origin, Recorder
+from app.storage.records import Origin, Recorder
 from app.telemetry.metrics import Metrics
 from tests.support.manifests import NUMBER, make_manifest
 
@@ -27,8 +27,8 @@ ORIGIN = Origin("request-1", "anonymous", "v2")
 
 
 def _frames(ids: list[str], value: float = 1.0) -> bytes:
-    rows = [Answered(i, {NUMBER.name: value}, Prediction("yes", {"no": 0.25, "yes": 0.75})) for i in ids]
-    return RECORDER.frames(rows, ORIGIN, 1.5)
+    outcome = Prediction("yes", {"no": 0.25, "yes": 0.75})
+    return RECORDER.frames(ids, [{NUMBER.name: value}] * len(ids), [outcome] * len(ids), ORIGIN, 1.5)
 
 
 def _run(
@@ -129,10 +129,10 @@ def test_a_poisoned_record_is_dead_lettered_and_its_companions_arrive(
 def test_texts_that_databases_dislike_do_not_keep_their_companions_out(storage_settings: StorageSettings) -> None:
     """A NUL in a text is stored, or dead-lettered; the rows beside it arrive either way."""
     ids = new_ids(3)
-    rows = [Answered(i, {"x": text}, Prediction("yes")) for i, text in zip(ids, ("a", "nul \0 byte", "b"), strict=True)]
+    rows = [{"x": text} for text in ("a", "nul \0 byte", "b")]
 
     async def work(log: PredictionLog) -> None:
-        log.record(RECORDER.frames(rows, ORIGIN, 1.0), 3)
+        log.record(RECORDER.frames(ids, rows, [Prediction("yes")] * 3, ORIGIN, 1.0), 3)
         assert await log.flush(20)
 
     _run(storage_settings, work)

@@ -10,7 +10,7 @@ from app.errors import FieldError
 from app.manifest import LogRules
 from app.pipelines.base import Prediction
 from app.storage.journal import unframe
-from app.storage.records import Answered, Origin, Recorder, hash_key
+from app.storage.records import Origin, Recorder, hash_key
 from tests.support.manifests import GAP, NUMBER, make_manifest
 
 ORIGIN = Origin("request-1", "anonymous", "v2")
@@ -20,7 +20,7 @@ ROW = {NUMBER.name: 5.1, "age": None}
 def _record(rules: LogRules, outcome: Any = None, key: bytes = b"key") -> dict[str, Any]:
     recorder = Recorder(make_manifest(NUMBER, GAP), rules, key)
     outcome = outcome or Prediction("yes", {"no": 0.25, "yes": 0.75})
-    frames = recorder.frames([Answered("id-1", ROW, outcome)], ORIGIN, 1.5)
+    frames = recorder.frames(["id-1"], [ROW], [outcome], ORIGIN, 1.5)
     payload = unframe(frames.rstrip(b"\n"))
     assert payload is not None
     found: dict[str, Any] = json.loads(payload)

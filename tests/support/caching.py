@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,11 @@ from pydantic import SecretStr
 
 from app.config import CacheSettings, StorageSettings
 from app.inference.cache import PredictionCache, RowCache
-from app.inference.lane import Lane, Outcome
+from app.inference.execution import Outcome
+from app.inference.lane import Lane
 from app.inference.memory_cache import Clock
 from app.inference.shared_cache import DEADLINE_SECONDS
+from app.inference.turns import Terms
 from app.manifest import CacheRules, Manifest
 from app.pipelines import pipeline_for
 from app.pipelines.base import Prediction, Row
@@ -22,6 +25,7 @@ from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
 from app.runtimes.cost import Cost
 from app.runtimes.sklearn import SklearnRuntime
+from app.storage.records import Origin
 from app.telemetry.metrics import Metrics
 from tests.support.estimators import Fingerprint
 from tests.support.limits import until
@@ -50,13 +54,20 @@ class Asked:
         self.rows: list[list[Row]] = []
         self.gate = asyncio.Event()
         self.gate.set()
-        self._lane = Lane(model, Metrics())
+        self._lane = Lane(model, Metrics(), lambda *_: None)
 
     async def __call__(self, rows: Sequence[Row]) -> list[Outcome]:
         """As `Lane.predict`, once the gate is open."""
         self.rows.append(list(rows))
         await self.gate.wait()
-        return await self._lane.predict(rows)
+        ids = [str(number) for number in range(len(rows))]
+        return await self._lane.predict(ids, rows, Terms(Origin("request", "anonymous", "v2")))
+
+    async def through(
+        self, cache: RowCache, rows: Sequence[Row], subject: str = "me", deadline: float = inf
+    ) -> tuple[list[Outcome], list[bool]]:
+        """What the cache answers to who asks for these rows, with this lane behind it."""
+        return await cache.answer(rows, subject, lambda places: self([rows[place] for place in places]), deadline)
 
     @property
     def count(self) -> int:

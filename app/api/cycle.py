@@ -1,0 +1,81 @@
+"""Cycle: one request and its answer on our own wire.
+
+uvicorn's own, and beside its ASGI messages a short way for those that know it: the body at once where it has come
+already, a whole answer in one write, and whether the caller is still there.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from app.api.exchange import SHORT_WAY
+
+
+class Signal:
+    """An asyncio.Event for one waiter, which costs nothing while nobody waits: most bodies come with their heads."""
+
+    __slots__ = ("_set", "_waiter")
+
+    def __init__(self) -> None:
+        self._set = False
+        self._waiter: asyncio.Future[None] | None = None
+
+    def set(self) -> None:
+        """Something has changed."""
+        self._set = True
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def clear(self) -> None:
+        """It has been seen."""
+        self._set = False
+
+    async def wait(self) -> None:
+        """Until something has changed."""
+        if not self._set:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+            self._waiter = None
+
+
+class Cycle(RequestResponseCycle):
+    """The application has it in the scope, under SHORT_WAY."""
+
+    def gone(self) -> bool:
+        """Whether the connection is lost, or will carry no answer."""
+        return self.disconnected
+
+    def body_now(self) -> bytes | None:
+        """The whole body where it has come already; it is then taken."""
+        if self.more_body or self.disconnected or self.waiting_for_100_continue or len(self.body) > HIGH_WATER_LIMIT:
+            return None
+        self.message_event.clear()
+        body, self.body = bytes(self.body), bytearray()
+        return body
+
+    def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
+        """Write a whole answer, whose headers are ours and well-formed; False where it has to be sent as messages.
+
+        Not for HEAD, and not for an answer that ends the connection.
+        """
+        if self.flow.write_paused or self.response_started:
+            return False
+        if self.disconnected:
+            return True
+        lines = [b"%s: %s\r\n" % pair for pair in (*self.default_headers, *headers)]
+        if not self.keep_alive:
+            lines.append(b"connection: close\r\n")
+        self.response_started = self.response_complete = True
+        cast("dict[str, object]", self.scope).pop(
+            SHORT_WAY, None
+        )  # a scope and a cycle that know each other wait for the garbage collector
+        self.waiting_for_100_continue = False
+        self.transport.write(b"".join((STATUS_LINE[status], *lines, b"\r\n", body)))
+        self.message_event.set()
+        if not self.keep_alive:
+            self.transport.close()
+        self.on_response()
+        return True
