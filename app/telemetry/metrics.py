@@ -114,12 +114,12 @@ class Metrics:
 
     def _add_cache(self) -> None:
         registry = self.registry
-        self.cache_rows = Counter(
-            "presage_cache_rows_total",
+        self.cache_rows = PlainCounter(
+            "presage_cache_rows",
             "Rows asked of the cache: found in this process (hit_memory) or in Redis (hit_redis), answered by what "
             "another row like it was being asked (joined), or not answered (miss).",
             ["model", "version", "outcome"],
-            registry=registry,
+            registry,
         )
         self.cache_entries = Gauge("presage_cache_entries", "Answers kept in this process.", registry=registry)
         self.cache_bytes = Gauge("presage_cache_bytes", "Bytes that these take, about.", registry=registry)
