@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidSettings
+from app.manifest import MOST_TTL_SECONDS
 
 
 def _split_commas(value: object) -> object:
@@ -325,6 +326,23 @@ class StorageSettings(_Group):
     )
 
 
+class CacheSettings(_Group):
+    """Whether answers are kept, so that the same question does not cost the model a second time."""
+
+    cache: Literal["off", "memory", "redis"] = Field(
+        "off",
+        description="Where answers are kept, row by row: in this process (`memory`), and beside that in the Redis of "
+        "REDIS_URL, for all processes (`redis`).",
+    )
+    cache_max_bytes: int = Field(64 << 20, ge=1 << 20, description="Most bytes of answers kept in this process.")
+    cache_ttl_seconds: int = Field(
+        300,
+        ge=1,
+        le=MOST_TTL_SECONDS,
+        description="Age at which an answer is forgotten, unless the model says otherwise.",
+    )
+
+
 Exposure = Literal["on", "token", "off"]
 
 
@@ -375,6 +393,7 @@ class Settings(BaseModel):
     bounds: BoundSettings = Field(default_factory=BoundSettings)
     inference: InferenceSettings = Field(default_factory=InferenceSettings)
     storage: StorageSettings = Field(default_factory=StorageSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
 
     @model_validator(mode="after")
@@ -383,6 +402,12 @@ class Settings(BaseModel):
             raise ValueError("AUTH_MODE=none is refused in production")
         if self.auth.auth_mode == "platform" and not self.edge.trusted_proxies:
             raise ValueError("AUTH_MODE=platform needs TRUSTED_PROXIES: from whom PLATFORM_HEADER is believed")
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.cache.cache == "redis" and not self.storage.redis_url.get_secret_value().strip():
+            raise ValueError("CACHE=redis needs REDIS_URL: where answers are kept for all processes")
         return self
 
     @property

@@ -14,6 +14,9 @@ FORMAT: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
 ARTEFACT_FILE = "model.joblib"
 LOG_RULES_FILE = "log.json"
+CACHE_RULES_FILE = "cache.json"
+
+MOST_TTL_SECONDS = 30 * 86_400
 
 NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?")
 ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
@@ -227,6 +230,13 @@ class LogRules(_Document):
     def hashes(self) -> bool:
         """Whether a key is needed."""
         return self.default == "hash" or "hash" in self.fields.values()
+
+
+class CacheRules(_Document):
+    """`models/<name>/cache.json`: whether answers of a model are kept, who may get one that was made for another."""
+
+    cache: Literal["shared", "private", "off"] = "shared"
+    ttl_seconds: Annotated[int, Field(ge=1, le=MOST_TTL_SECONDS)] | None = None
 
 
 def parse_manifest(raw: bytes | str) -> Manifest:

@@ -9,6 +9,7 @@ from app.auth.clients import Clients
 from app.auth.directory import Directory
 from app.auth.passwords import Passwords
 from app.config import Settings
+from app.inference.cache import PredictionCache
 from app.inference.service import PredictionService
 from app.limits.limiter import RateLimits
 from app.registry.registry import ModelRegistry
@@ -27,6 +28,7 @@ class Services:
     database: Database
     log: PredictionLog
     registry: ModelRegistry
+    cache: PredictionCache
     predictions: PredictionService
     directory: Directory
     authenticator: Authenticator
@@ -49,7 +51,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         database = stack.enter_context(Database(settings.storage))
         log = await enter(PredictionLog(settings.storage, database, metrics, _retention(settings)))
         registry = await enter(ModelRegistry(settings.models, metrics))
-        predictions = await enter(PredictionService(registry, log, settings.storage, metrics))
+        cache = await enter(PredictionCache(settings.cache, settings.storage, metrics))
+        predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))
         directory = await enter(Directory(database))
         production = settings.place.production
         yield Services(
@@ -58,6 +61,7 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             database,
             log,
             registry,
+            cache,
             predictions,
             directory,
             authenticator=await enter(Authenticator(settings.auth, directory, production=production)),

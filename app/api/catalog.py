@@ -11,6 +11,7 @@ from app.api.deps import PrincipalDep, ServicesDep
 from app.api.problems import REFUSALS, problems
 from app.auth.principal import Principal
 from app.errors import Forbidden, ModelNotFound
+from app.inference.cache import CacheUse, PredictionCache
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.registry import ModelEntry, State, VersionEntry
 
@@ -68,6 +69,11 @@ class VersionDetail(BaseModel):
     sha256: str | None = None
     runtime: str | None = Field(None, description="What executes it.")
     forms: list[FormDetail] = Field([], description="The forms that were tried for it, and how each compares.")
+    cache: CacheUse | None = Field(
+        None,
+        description="Where its answers are kept; `off` by the settings or by the model's rules, `needless` since it is "
+        "as quick as a look-up.",
+    )
     created_at: datetime | None = None
     code: str | None = None
 
@@ -98,7 +104,7 @@ async def describe_model(model: str, services: ServicesDep, principal: Principal
     return ModelDetail(
         name=entry.name,
         aliases=entry.aliases,
-        versions=[_detail(entry, version) for version in entry.versions.values()],
+        versions=[_detail(entry, version, services.cache) for version in entry.versions.values()],
     )
 
 
@@ -119,12 +125,13 @@ def _summary(entry: ModelEntry) -> ModelSummary:
     )
 
 
-def _detail(entry: ModelEntry, version: VersionEntry) -> VersionDetail:
+def _detail(entry: ModelEntry, version: VersionEntry, cache: PredictionCache) -> VersionDetail:
     return VersionDetail(
         version=version.version,
         state=version.state,
         reason=version.refusal.reason if version.refusal else None,
         aliases=sorted(alias for alias, number in entry.aliases.items() if number == version.version),
+        cache=cache.use(version.model) if version.model else None,
         **_described(version),
     )
 

@@ -9,6 +9,7 @@ from app.api.access import PUBLIC
 from app.api.deps import ServicesDep
 from app.api.problems import problems
 from app.errors import NotReady
+from app.inference.cache import CacheState
 from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
 from app.storage.drain import DatabaseState
 from app.storage.prediction_log import PredictionLog
@@ -59,6 +60,10 @@ class Ready(BaseModel):
     models: list[ModelHealth]
     log: LogHealth
     access: AccessHealth
+    cache: CacheState = Field(
+        description="Where answers are kept: nowhere (`off`), in this process (`memory`), and, beside that, in Redis: "
+        "`up`, or `down` while it is away. No reason not to be ready: what is not found is computed."
+    )
 
 
 @router.head("/live", include_in_schema=False, openapi_extra=PUBLIC)
@@ -76,7 +81,7 @@ async def ready(services: ServicesDep) -> Ready:
     models, log = report(registry), log_report(services.log)
     access = AccessHealth(clients=services.directory.state, limits=services.limits.state)
     if registry.ready and services.log.serving:
-        return Ready(models=models, log=log, access=access)
+        return Ready(models=models, log=log, access=access, cache=services.cache.state)
     missing = [name for name in registry.required if name not in registry.models]
     detail = "models are being loaded" if not registry.settled else "a required model is not served"
     if missing:
@@ -89,6 +94,7 @@ async def ready(services: ServicesDep) -> Ready:
         models=[health.model_dump(exclude_none=True) for health in models],
         log=log.model_dump(),
         access=access.model_dump(),
+        cache=services.cache.state,
     )
 
 

@@ -1,13 +1,15 @@
 """PredictionService: the whole path of a prediction, the same for every protocol."""
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Self
 
 from app.config import StorageSettings
 from app.errors import FieldError
+from app.inference.cache import PredictionCache, RowCache
 from app.inference.execution import Outcome
 from app.inference.identifiers import new_ids
 from app.inference.lane import Lane
@@ -21,6 +23,10 @@ from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
+
+
+# Of a large batch that is known already; it takes about a millisecond.
+_RECORDED_AT_ONCE = 256
 
 
 @dataclass(slots=True)
@@ -41,9 +47,15 @@ class PredictionService:
     """Open it as an async context manager: leaving closes the lanes."""
 
     def __init__(
-        self, registry: ModelRegistry, prediction_log: PredictionLog, storage: StorageSettings, metrics: Metrics
+        self,
+        registry: ModelRegistry,
+        cache: PredictionCache,
+        prediction_log: PredictionLog,
+        storage: StorageSettings,
+        metrics: Metrics,
     ) -> None:
         self._registry = registry
+        self._cache = cache
         self._log = prediction_log
         self._storage = storage
         self._metrics = metrics
@@ -71,16 +83,16 @@ class PredictionService:
         ids = new_ids(len(candidates))
         valid = [not isinstance(row, FieldError) for row in candidates]
         if all(valid):
-            outcomes = await desk.lane.predict(ids, candidates, terms)  # type: ignore[arg-type]  # they are rows
+            outcomes = await desk.predict(ids, candidates, terms)  # type: ignore[arg-type]  # they are rows
         else:
             rows: list[Row] = list(compress(candidates, valid))  # type: ignore[arg-type]
-            predicted = await desk.lane.predict(list(compress(ids, valid)), rows, terms) if rows else []
+            predicted = await desk.predict(list(compress(ids, valid)), rows, terms) if rows else []
             outcomes = _merge(candidates, predicted)
         desk.tally.count(outcomes)
         return Answer(model, ids, _number_failures(outcomes))
 
     def _open(self, model: "LoadedModel") -> "_Desk":
-        desk = self._desks[model] = _Desk(model, self._log, self._storage, self._metrics)
+        desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
         return desk
 
 
@@ -88,12 +100,46 @@ class _Desk:
     """What one version needs to be served, made with its first request."""
 
     def __init__(
-        self, model: "LoadedModel", prediction_log: PredictionLog, storage: StorageSettings, metrics: Metrics
+        self,
+        model: "LoadedModel",
+        cache: RowCache | None,
+        prediction_log: PredictionLog,
+        storage: StorageSettings,
+        metrics: Metrics,
     ) -> None:
+        self._cache = cache
         self._log = prediction_log
         self._recorder = Recorder(model.manifest, model.log_rules, hash_key(storage) if model.log_rules.hashes else b"")
         self.lane = Lane(model, metrics, self._record)
         self.tally = Tally(model.manifest, metrics)
+
+    def predict(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms) -> Awaitable[list[Outcome]]:
+        """What the lane does; where there is a cache, only for the rows that it does not know."""
+        if self._cache is None:
+            return self.lane.predict(ids, rows, terms)
+        return self._predict_unknown(self._cache, ids, rows, terms)
+
+    async def _predict_unknown(
+        self, cache: RowCache, ids: Sequence[str], rows: Sequence[Row], terms: Terms
+    ) -> list[Outcome]:
+        def compute(places: Sequence[int]) -> Awaitable[list[Outcome]]:
+            return self.lane.predict([ids[i] for i in places], [rows[i] for i in places], terms)
+
+        outcomes, found = await cache.answer(rows, terms.origin.principal, compute, terms.deadline)
+        await self._record_found(list(compress(zip(ids, rows, outcomes, strict=True), found)), terms)
+        return outcomes
+
+    async def _record_found(self, found: Sequence[tuple[str, Row, Outcome]], terms: Terms) -> None:
+        """Put rows on record that the lane has not seen, some at a time. Raises LogUnavailable."""
+        if self._log.policy == "off":
+            return
+        latency_ms = (time.perf_counter() - terms.started) * 1000
+        for start in range(0, len(found), _RECORDED_AT_ONCE):
+            some, at = found[start : start + _RECORDED_AT_ONCE], timestamp()
+            lines = [self._recorder.frame(*each, terms.origin, latency_ms, at, cached=True) for each in some]
+            self._log.record(b"".join(lines), len(lines))
+            if start + _RECORDED_AT_ONCE < len(found):
+                await asyncio.sleep(0)  # others have the event loop
 
     def _record(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
         """Put a slice on record with one write, except for what nobody waits for any more. Raises LogUnavailable."""

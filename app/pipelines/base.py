@@ -71,6 +71,10 @@ class Pipeline(ABC):
             return field_errors(error, self.names, row=position, most=1)[0]
         return row
 
+    def identity(self, row: Row) -> list[Any]:
+        """What tells a validated row from others: rows with the same values here, types included, get one answer."""
+        return [row.get(name) for name in self.names]
+
     def weigh(self, rows: Sequence[Row]) -> list[float]:
         """How many rows of usual size each is worth to the model; at least one."""
         return [1.0] * len(rows)

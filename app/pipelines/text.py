@@ -1,6 +1,7 @@
 """Models of one text: the estimator takes a list of strings."""
 
 from collections.abc import Sequence
+from typing import Any
 from unicodedata import normalize
 
 from app.manifest import Manifest
@@ -26,3 +27,8 @@ class TextPipeline(Pipeline):
         """The text of each row."""
         name = self._name
         return [text if (text := row[name]).isascii() else normalize("NFC", text) for row in rows]
+
+    def identity(self, row: Row) -> list[Any]:
+        """The text as the estimator gets it."""
+        text = row.get(self._name)
+        return [normalize("NFC", text) if isinstance(text, str) else text]

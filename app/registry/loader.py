@@ -12,7 +12,7 @@ from itertools import cycle, islice
 import structlog
 
 from app.errors import VersionRefused
-from app.manifest import LogRules, Manifest
+from app.manifest import CacheRules, LogRules, Manifest
 from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
@@ -42,6 +42,7 @@ class LoadedModel:
     load_seconds: float
     cost: Cost = UNKNOWN_COST
     log_rules: LogRules = field(default_factory=LogRules)
+    cache_rules: CacheRules = field(default_factory=CacheRules)
     forms: tuple[Form, ...] = ()
 
     @property
@@ -67,7 +68,7 @@ def load_version(
     bound_numeric_threads()
     manifest = source.manifest(name, version)
     _check_libraries(manifest)
-    rules = _log_rules(source, manifest)
+    rules, cache_rules = _log_rules(source, manifest), source.cache_rules(name)
     raw = source.artefact(name, version)
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
@@ -76,7 +77,8 @@ def load_version(
     if compiling is not None:
         model = _compiled(model, compiling)
     cost = _warm_up(model)
-    return replace(model, log_rules=rules, cost=cost, load_seconds=time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return replace(model, log_rules=rules, cache_rules=cache_rules, cost=cost, load_seconds=seconds)
 
 
 def _compiled(model: LoadedModel, compiling: Compiling) -> LoadedModel:

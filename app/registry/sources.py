@@ -6,20 +6,25 @@ ever part of a path that is opened.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from app.errors import VersionRefused
 from app.manifest import (
     ARTEFACT_FILE,
+    CACHE_RULES_FILE,
     LOG_RULES_FILE,
     MANIFEST_FILE,
+    CacheRules,
     LogRules,
     Manifest,
     is_model_name,
     parse_manifest,
 )
 from app.registry.aliases import ALIASES_FILE, Aliases, read_aliases
+
+_Rules = TypeVar("_Rules", LogRules, CacheRules)
 
 
 class DirectorySource:
@@ -83,17 +88,14 @@ class DirectorySource:
 
         Raises VersionRefused when the file does not fit: logging what should be dropped cannot be taken back.
         """
-        path = self.root / name / LOG_RULES_FILE
-        if not path.exists():
-            return LogRules()
-        try:
-            return LogRules.model_validate_json(path.read_bytes())
-        except OSError as error:
-            raise VersionRefused("log_rules_unreadable", f"{path}: {error.strerror}") from None
-        except ValidationError as error:
-            raise VersionRefused(
-                "log_rules_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}"
-            ) from None
+        return _read_rules(self.root / name / LOG_RULES_FILE, LogRules, "log_rules")
+
+    def cache_rules(self, name: str) -> CacheRules:
+        """Whether answers of the model are kept, and for whom; without a file, for everybody.
+
+        Raises VersionRefused when the file does not fit: what went to the wrong caller cannot be taken back.
+        """
+        return _read_rules(self.root / name / CACHE_RULES_FILE, CacheRules, "cache_rules")
 
     def retention_days(self, name: str, default: int) -> int:
         """For how many days predictions are kept; 0, for ever, where the rules cannot be read: deleting is final."""
@@ -110,3 +112,15 @@ class DirectorySource:
                 number = entry.name.isascii() and entry.name.isdigit() and entry.name[0] != "0"
                 if number and (entry / MANIFEST_FILE).is_file():  # a folder without one is still being copied
                     yield int(entry.name)
+
+
+def _read_rules(path: Path, kind: type[_Rules], what: str) -> _Rules:
+    """The rules in a file, or the default without one."""
+    if not path.exists():
+        return kind()
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise VersionRefused(f"{what}_unreadable", f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        raise VersionRefused(f"{what}_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}") from None

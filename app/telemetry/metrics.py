@@ -121,7 +121,31 @@ class Metrics:
         )
         self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
 
+        self._add_cache()
         self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+
+    def _add_cache(self) -> None:
+        registry = self.registry
+        self.cache_rows = PlainCounter(
+            "presage_cache_rows",
+            "Rows asked of the cache: found in this process (hit_memory) or in Redis (hit_redis), answered by what "
+            "another row like it was being asked (joined), or not answered (miss).",
+            ["model", "version", "outcome"],
+            registry,
+        )
+        self.cache_entries = Gauge("presage_cache_entries", "Answers kept in this process.", registry=registry)
+        self.cache_bytes = Gauge("presage_cache_bytes", "Bytes that these take, about.", registry=registry)
+        self.cache_redis_up = Gauge(
+            "presage_cache_redis_up",
+            "1 while answers are shared with other processes through Redis.",
+            registry=registry,
+        )
+        self.cache_invalid = Counter(
+            "presage_cache_invalid_total",
+            "Answers found in Redis that the model could not have given, and that nobody got.",
+            ["model", "version"],
+            registry=registry,
+        )
 
     def record_hot(self, handler: str, status: int, seconds: float) -> None:
         """Count one POST to a hot route; its labels are looked up once and then kept."""

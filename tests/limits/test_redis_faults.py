@@ -2,8 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
 
 import pytest
 import structlog
@@ -12,27 +10,14 @@ from pydantic import SecretStr
 from app.config import LimitSettings, StorageSettings
 from app.limits.limiter import RateLimits
 from app.telemetry.metrics import Metrics
+from tests.support import redis_faults
 from tests.support.limits import admitted, drained, sharing, until
+from tests.support.redis_faults import blocked, loop_lag, slowed
 from tests.support.valkey import Valkey, running_valkey
 
-Act = Callable[[Valkey], object]
-
-# Each with what undoes it.
-FAULTS: dict[str, tuple[Act, Act]] = {
-    "killed": (Valkey.kill, Valkey.start),
-    "frozen": (Valkey.freeze, Valkey.thaw),
-    "full": (
-        lambda valkey: valkey.command("CONFIG", "SET", "maxmemory", "1"),
-        lambda valkey: valkey.command("CONFIG", "SET", "maxmemory", "0"),
-    ),
-    "replica": (
-        lambda valkey: valkey.command("REPLICAOF", "127.0.0.1", "1"),
-        lambda valkey: valkey.command("REPLICAOF", "NO", "ONE"),
-    ),
-    "loses the right": (
-        lambda valkey: valkey.command("ACL", "SETUSER", "default", "-@scripting"),
-        lambda valkey: valkey.command("ACL", "SETUSER", "default", "+@scripting"),
-    ),
+FAULTS = {
+    **redis_faults.FAULTS,
+    "loses the right": redis_faults.without("-@scripting"),
 }
 
 
@@ -44,7 +29,7 @@ def test_each_process_decides_alone_until_redis_is_back(fault: str) -> None:
     async def run(valkey: Valkey) -> None:
         async with sharing(valkey.settings, "100/day") as (first, second):
             admitted(first, "alice", 1)
-            async with _loop_lag() as lags:
+            async with loop_lag() as lags:
                 await asyncio.to_thread(breaks, valkey)
                 await until(lambda: first.state == second.state == "down")
                 assert admitted(first, "bob", 200) == admitted(second, "bob", 200) == 100
@@ -53,7 +38,7 @@ def test_each_process_decides_alone_until_redis_is_back(fault: str) -> None:
                 await until(lambda: first.state == second.state == "up")
                 assert sum(await drained([first, second], "bob", 0.2)) == 0
                 assert 40 <= sum(await drained([second, first], "carol")) <= 42
-            assert not _blocked(lags)
+            assert not blocked(lags)
 
     with running_valkey() as valkey, structlog.testing.capture_logs() as lines:
         asyncio.run(run(valkey))
@@ -67,9 +52,9 @@ def test_a_redis_that_takes_200_ms_counts_as_down() -> None:
 
     async def run(valkey: Valkey) -> None:
         async with (
-            _slowed(valkey) as (settings, delay),
+            slowed(valkey) as (settings, delay),
             sharing(settings, "100/day") as (first, second),
-            _loop_lag() as lags,
+            loop_lag() as lags,
         ):
             delay[0] = 0.2
             await until(lambda: first.state == second.state == "down")
@@ -79,7 +64,7 @@ def test_a_redis_that_takes_200_ms_counts_as_down() -> None:
             delay[0] = 0.0
             await until(lambda: first.state == second.state == "up" and _used(second) == 100)
             assert sum(await drained([first, second])) <= 1
-            assert not _blocked(lags)
+            assert not blocked(lags)
 
     with running_valkey() as valkey:
         asyncio.run(run(valkey))
@@ -176,14 +161,14 @@ def test_many_callers_that_are_new_hold_up_neither_the_loop_nor_redis() -> None:
 
     async def run(valkey: Valkey) -> None:
         async with sharing(valkey.settings, "100/day") as (first, second):
-            async with _loop_lag() as lags:
+            async with loop_lag() as lags:
                 for number in range(3000):
                     first.admit_address(f"2001:db8:{number:x}::/64")
                     if number % 10 == 0:
                         await asyncio.sleep(0)
                 await until(lambda: not first._store.untold and len(second._store.windows) == 3000)
             assert first.state == second.state == "up"
-            assert not _blocked(lags)
+            assert not blocked(lags)
 
     with running_valkey() as valkey:
         asyncio.run(run(valkey))
@@ -196,52 +181,3 @@ def _names(valkey: Valkey) -> list[str]:
 
 def _used(limits: RateLimits) -> int:
     return sum(usage.used for usage in limits.usage("alice", None))
-
-
-def _blocked(lags: list[float]) -> bool:
-    """Whether the loop stood still for 50 ms, time and again; once or twice may be a collection of garbage."""
-    return sum(lag > 0.05 for lag in lags) > 2
-
-
-@asynccontextmanager
-async def _loop_lag() -> AsyncIterator[list[float]]:
-    """By how many seconds each step of a millisecond came late."""
-    lags = [0.0]
-
-    async def measure() -> None:
-        while True:
-            began = time.monotonic()
-            await asyncio.sleep(0.001)
-            lags.append(time.monotonic() - began - 0.001)
-
-    task = asyncio.create_task(measure())
-    try:
-        yield lags
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-@asynccontextmanager
-async def _slowed(valkey: Valkey) -> AsyncIterator[tuple[StorageSettings, list[float]]]:
-    """An address that leads to the server, and by how many seconds its answers are late: the test sets it."""
-    delay = [0.0]
-
-    async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter, late: list[float]) -> None:
-        while block := await source.read(65_536):
-            await asyncio.sleep(late[0])
-            target.write(block)
-        target.close()
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        to_read, to_write = await asyncio.open_connection("127.0.0.1", valkey.port)
-        with suppress(OSError):
-            await asyncio.gather(copy(reader, to_write, [0.0]), copy(to_read, writer, delay))
-
-    server = await asyncio.start_server(connect, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    try:
-        yield StorageSettings(redis_url=SecretStr(f"redis://127.0.0.1:{port}/0")), delay
-    finally:
-        server.close()

@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from app.errors import VersionRefused
-from app.manifest import Golden, GoldenRow, Outputs
+from app.manifest import CacheRules, Golden, GoldenRow, Outputs
 from app.registry.artefact import unpickle
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
@@ -242,3 +242,38 @@ def test_whatever_happens_while_forms_are_made_the_version_is_served(tmp_path: P
     model = load_version(DirectorySource(tmp_path), "toy", 1, (), compiling)
     assert model.runtime is model.reference
     assert model.forms == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("cache.json", "{", "cache_rules_invalid"),
+        ("cache.json", "[]", "cache_rules_invalid"),
+        ("cache.json", '{"cache": "Private"}', "cache_rules_invalid"),
+        ("cache.json", '{"cache": true}', "cache_rules_invalid"),
+        ("cache.json", '{"privat": "private"}', "cache_rules_invalid"),
+        ("cache.json", '{"ttl_seconds": 0}', "cache_rules_invalid"),
+        ("cache.json", '{"ttl_seconds": "60"}', "cache_rules_invalid"),
+        ("cache.json", '{"ttl_seconds": 2592001}', "cache_rules_invalid"),
+        ("cache.json", None, "cache_rules_unreadable"),
+        ("log.json", "{", "log_rules_invalid"),
+        ("log.json", '{"fields": {"y": "drop"}}', "log_rules_invalid"),
+        ("log.json", None, "log_rules_unreadable"),
+    ],
+)
+def test_rules_that_cannot_be_followed_keep_the_version_from_being_served(
+    tmp_path: Path, file: str, content: str | None, reason: str
+) -> None:
+    """What was kept, or given to somebody, by mistake cannot be taken back."""
+    write_classifier(tmp_path)
+    rules = tmp_path / "toy" / file
+    rules.mkdir() if content is None else rules.write_text(content)
+    assert _reason(tmp_path) == reason
+
+
+def test_the_rules_of_a_model_go_with_each_of_its_versions(tmp_path: Path) -> None:
+    """Beside the versions, so that a new one has them from its first request on."""
+    write_classifier(tmp_path)
+    assert _load(tmp_path).cache_rules == CacheRules(cache="shared", ttl_seconds=None)
+    (tmp_path / "toy/cache.json").write_text('{"cache": "private", "ttl_seconds": 60}')
+    assert _load(tmp_path).cache_rules == CacheRules(cache="private", ttl_seconds=60)

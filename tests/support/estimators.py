@@ -2,6 +2,7 @@
 
 import sys
 import time
+import zlib
 from typing import Any, Self
 
 import numpy as np
@@ -66,3 +67,14 @@ class Hanging(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: Any) -> None:
         time.sleep(600)
+
+
+class Fingerprint(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers a number of each row's values and their types: rows that differ in anything have different answers."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.array([float(zlib.crc32(repr(list(row)).encode())) for row in X])

@@ -81,6 +81,14 @@ class Valkey:
             return b""
         return answer.removeprefix(b"+OK\r\n") if login else answer
 
+    def store(self, name: str, value: bytes) -> None:
+        """Set a key to bytes of any kind, which `command` would take apart."""
+        words = (b"SET", name.encode(), value)
+        parts = b"".join(b"$%d\r\n%s\r\n" % (len(word), word) for word in words)
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(b"*%d\r\n%s" % (len(words), parts))
+            assert connection.recv(100) == b"+OK\r\n"
+
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
