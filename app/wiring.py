@@ -1,5 +1,6 @@
 """Everything with a lifetime: opened once, in order, and closed in reverse, however we leave."""
 
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -43,9 +44,14 @@ def _retention(settings: Settings) -> Callable[[str], int]:
     return lambda name: source.retention_days(name, default)
 
 
+# How long another thread may keep the event loop's from going on; Python's own is ten times that.
+_SWITCH_SECONDS = 0.0005
+
+
 @asynccontextmanager
 async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
     """The service without its web application."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         database = stack.enter_context(Database(settings.storage))
