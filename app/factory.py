@@ -15,8 +15,10 @@ from starlette.types import Receive, Scope, Send
 from app import __version__
 from app.api import admin, catalog, feedback, health, oauth, openapi, predictions, usage, v1, v2
 from app.api.access import PUBLIC, needs
+from app.api.exchange import ShortWay
 from app.api.gate import Gate, hot_routes
 from app.api.guard import Guard
+from app.api.heads import Begin
 from app.api.problems import install_handlers
 from app.config import Exposure, Settings, read_settings
 from app.telemetry.metrics import Metrics
@@ -55,6 +57,20 @@ class Service(FastAPI):
             await self.gate(scope, receive, send, super().__call__)
         else:
             await super().__call__(scope, receive, send)
+
+    def straight(self, scope: Scope) -> Begin | None:
+        """How our own wire may begin requests with such a head, where they need no task."""
+        found = self.gate.straight(scope)
+        if found is None:
+            return None
+        route, parameters = found
+
+        def begin(scope: Scope, wire: ShortWay, running: set[Any]) -> None:
+            scope["app"] = self
+            scope["path_params"] = parameters
+            route.begin(scope, wire, running)
+
+        return begin
 
     def openapi(self) -> dict[str, Any]:
         """The document of what is loaded now; made anew only when that has changed."""

@@ -2,14 +2,15 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol
 
+from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from app.api.edge import budget_address, within
-from app.api.heads import KnownHeads
+from app.api.heads import Begin, KnownHeads
 from app.config import Settings
 from app.telemetry.metrics import Metrics
 
@@ -97,7 +98,7 @@ class Addresses:
 class Wire:
     """What all connections of a process share: the bounds, and what is counted over all of them."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, straight: Callable[[Scope], Begin | None]) -> None:
         bounds = settings.bounds
         self.most_url_bytes = bounds.max_url_bytes
         self.most_header_bytes = bounds.max_header_bytes
@@ -106,5 +107,5 @@ class Wire:
         self.body_seconds = bounds.body_seconds
         self.deadlines = Deadlines(bounds.header_seconds, bounds.body_seconds)
         self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
-        self.heads = KnownHeads()
+        self.heads = KnownHeads(straight)
         self.metrics = metrics

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import cast
 
 from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from app.api.exchange import SHORT_WAY, Fixed
@@ -60,20 +59,16 @@ class Cycle(RequestResponseCycle):
         """Whether the connection is lost, or will carry no answer."""
         return self.disconnected
 
-    def body_now(self) -> bytes | None:
-        """The whole body where it has come already; it is then taken."""
-        if self.more_body or self.disconnected or self.waiting_for_100_continue or len(self.body) > HIGH_WATER_LIMIT:
-            return None
-        self.message_event.clear()
-        body, self.body = bytes(self.body), bytearray()
-        return body
+    def body_now(self) -> bytes:
+        """The body, all of which has come."""
+        return bytes(self.body)
 
     def answer(self, status: int, fixed: Fixed, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
         """Write a whole answer, whose headers are ours and well-formed; False where it has to be sent as messages.
 
         Not for HEAD, and not for an answer that ends the connection.
         """
-        if self.flow.write_paused or self.response_started:
+        if self.response_started:
             return False
         if self.disconnected:
             return True

@@ -62,8 +62,8 @@ class ShortWay(Protocol):
     def gone(self) -> bool:
         """Whether the caller has gone away."""
 
-    def body_now(self) -> bytes | None:
-        """The whole body where it has come already; it is then taken."""
+    def body_now(self) -> bytes:
+        """The body, all of which has come."""
 
     def answer(self, status: int, fixed: Fixed, headers: Headers, body: bytes) -> bool:
         """Write a whole answer at once; False where it has to go the long way."""
@@ -149,13 +149,18 @@ async def read_json_body(scope: Scope, receive: Receive, most: int) -> bytes:
     as more than `most` bytes have come, and Disconnected.
     """
     check_json_head(scope)
-    wire: ShortWay | None = scope.get(SHORT_WAY)
-    body = wire.body_now() if wire is not None else None
-    if body is not None and len(body) <= most:
-        return body
-    if body is not None or declared_length(scope) > most:
+    if declared_length(scope) > most:
         raise body_too_large(most)
     return await _read_body(receive, most)
+
+
+def take_json_body(scope: Scope, wire: "ShortWay", most: int) -> bytes:
+    """The same where the whole of it is here already."""
+    check_json_head(scope)
+    body = wire.body_now()
+    if len(body) > most:
+        raise body_too_large(most)
+    return body
 
 
 async def _read_body(receive: Receive, most: int) -> bytes:

@@ -69,6 +69,8 @@ class Gate:
         self._max_body_bytes = settings.bounds.max_body_bytes
         self._edge = Edge(settings.edge)
         self._metrics = metrics
+        # Nothing to be asked of a request before its route, and nothing that a route would have to wait for.
+        self._straight = self._edge.idle and not self._root_path and settings.cache.cache == "off"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp) -> None:
         """Answer an HTTP request by a hot route, or by `cold`, the framework's own way in."""
@@ -80,17 +82,26 @@ class Gate:
             send = self._edge.sending(scope, send)
             if await self._stopped_at_the_edge(scope, receive, send, path):
                 return
-        route = self._exact.get(path)
-        parameters = {}
-        if route is None:
-            stem, _, last = path.rpartition("/")
-            route = self._by_model.get(stem) if last else None
-            parameters = {"model": last}
+        route, parameters = self._hot(path)
         if route is not None and scope["method"] == "POST":
             scope["path_params"] = parameters
             await route.handle(scope, receive, send)
         else:
             await self._cold(scope, receive, send, cold, self._find(path, scope["method"]))
+
+    def straight(self, scope: Scope) -> tuple[HotRoute, dict[str, str]] | None:
+        """The route that may `begin` such a request at once, and the parameters in its path; None for all others."""
+        if not self._straight or scope["method"] != "POST":
+            return None
+        route, parameters = self._hot(scope["path"])
+        return None if route is None or route.bulk else (route, parameters)
+
+    def _hot(self, path: str) -> tuple[HotRoute | None, dict[str, str]]:
+        route = self._exact.get(path)
+        if route is not None:
+            return route, {}
+        stem, _, last = path.rpartition("/")
+        return (self._by_model.get(stem) if last else None), {"model": last}
 
     def _below_root(self, scope: Scope, path: str) -> str:
         """The path without the prefix; the framework gets it with the prefix, also when a proxy has stripped it."""

@@ -5,15 +5,22 @@ wire. Bytes that were parsed and found sound mean the same the next time: nothin
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app.api.exchange import HEAD, head
+from starlette.types import Scope
+
+from app.api.exchange import HEAD, ShortWay, head
 
 _MOST_HEADS = 2048
 _LONGEST_HEAD = 4096
 _KEPT = ("http_version", "method", "path", "raw_path", "query_string", "headers", HEAD)
 _END = b"\r\n\r\n"
+
+
+# What begins a request without a task: its scope, its wire, and the set of what is being answered.
+Begin = Callable[[Scope, ShortWay, set[Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +29,15 @@ class Head:
 
     scope: dict[str, Any]  # what does not depend on the connection
     body_bytes: int
+    begin: Begin | None
 
 
 class KnownHeads:
     """The heads that came last, in all connections of a process."""
 
-    def __init__(self) -> None:
+    def __init__(self, straight: Callable[[Scope], Begin | None]) -> None:
+        """`straight` tells how a request with such a head may begin, or that it needs the application's own way in."""
+        self._straight = straight
         self._heads: OrderedDict[bytes, Head] = OrderedDict()
 
     def find(self, data: bytes) -> tuple[Head, bytes] | None:
@@ -48,7 +58,7 @@ class KnownHeads:
             return
         head(scope)  # so that it is there the next time
         kept = {name: scope[name] for name in _KEPT}
-        self._heads[data[: end + 4]] = Head(kept, int(length))
+        self._heads[data[: end + 4]] = Head(kept, int(length), self._straight(scope))
         if len(self._heads) > _MOST_HEADS:
             self._heads.popitem(last=False)
 

@@ -1,14 +1,17 @@
 """HotRoute: a FastAPI route that answers by itself, without FastAPI's machinery around it.
 
 To FastAPI it is an ordinary route: declared with a decorator, typed, in the OpenAPI document, reachable by the test
-client. But its `handle` goes straight from bytes to the endpoint and back, and the gate calls it without passing the
-router and the middlewares. One implementation, two doors; both give the same answers and the same errors.
+client. But it goes straight from bytes to the endpoint and back, and the gate calls it without passing the router and
+the middlewares. An endpoint makes a `Question` of a request, and says what is told of the answer; waiting is not its
+affair. So a request may have a task that waits (`handle`), or on our own wire none at all (`begin`): the lane calls
+back. Whatever the door, the answers and the errors are the same.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qsl
 
 import structlog
@@ -20,6 +23,8 @@ from app.api.access import declared
 from app.api.exchange import (
     REQUEST_ID,
     Disconnected,
+    Fixed,
+    ShortWay,
     caller_gone,
     fixed_on_json,
     fixed_security,
@@ -30,6 +35,7 @@ from app.api.exchange import (
     security_headers,
     send_answer,
     send_early_answer,
+    take_json_body,
 )
 from app.api.guard import Admission, Guard
 from app.api.problems import from_exception, render
@@ -45,9 +51,14 @@ from app.errors import (
     RateLimited,
     Unavailable,
 )
+from app.inference.service import Answer
 from app.inference.turns import CallerGone, Terms
+from app.pipelines.base import Row
 from app.storage.records import Origin
 from app.wiring import Services
+
+if TYPE_CHECKING:
+    from app.registry.loader import LoadedModel
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +67,8 @@ TIMEOUT = _TIMEOUT_NAME.lower().encode()
 _LONGEST_NUMBER = 9
 _LOUD = 500
 _GONE = 499
+# More rows than these are put into words on a thread.
+_TOLD_AT_ONCE = 64
 # Whoever floods the service does not fill its log, too: what is refused for these is counted in the metrics.
 QUIET = {401, 429}
 
@@ -64,6 +77,7 @@ class Call(Request):
     """One request to a hot route. FastAPI takes it for a Request, and so leaves the endpoint's signature alone."""
 
     content: bytes
+    asked: float  # when the model was asked, by `time.perf_counter`
 
     def __init__(self, scope: Scope, services: Services, admission: Admission, terms: Terms) -> None:
         """Who was let in, and on what terms. The base class is not asked: it would prepare what is not used here."""
@@ -107,8 +121,21 @@ class Reply:
         self.headers = headers
 
 
+class Question:
+    """Rows that a version is asked about, bad ones as what is wrong with them; and what the caller is told."""
+
+    __slots__ = ("model", "rows", "tell")
+
+    def __init__(
+        self, model: "LoadedModel", rows: Sequence[Row | FieldError], tell: Callable[[Call, Answer], Reply]
+    ) -> None:
+        self.model = model
+        self.rows = rows
+        self.tell = tell
+
+
 class HotRoute(APIRoute):
-    """Endpoints have the form `async def endpoint(call: Call) -> Reply`, and raise PresageErrors."""
+    """Endpoints have the form `def endpoint(call: Call) -> Question`, and raise PresageErrors."""
 
     max_bytes_setting = "max_body_bytes"
     timeout_setting = "request_timeout_ms"
@@ -133,28 +160,37 @@ class HotRoute(APIRoute):
         call: Call | None = None
         error: Exception
         try:
-            call = self._admitted(scope, services, started)
-            most: int = getattr(services.settings.bounds, self.max_bytes_setting)
-            call.content = await read_json_body(scope, receive, most)
-            reply: Reply = await self.endpoint(call)
+            call = self.admit(scope, services, started, caller_gone(scope))
+            call.content = await read_json_body(scope, receive, self.most_bytes(services))
+            question = self.ask(call)
+            answer = await services.predictions.predict(question.model, question.rows, call.terms)
+            reply = await self._told(question, call, answer)
         except (Disconnected, CallerGone):
-            services.metrics.record_hot(self.path, _GONE, time.perf_counter() - started)
+            self.record(services, _GONE, started)
             return
         except asyncio.CancelledError:
             # The server's grace is over. It would answer a bare 500 where we are gone; nothing else waits for us here.
-            error = NotReady("the service is stopping", retry_after=1)
+            error = stopping()
         except Exception as failure:  # noqa: BLE001 -- every failure becomes a problem document
             error = failure
         else:
-            headers = [*reply.headers, *self._own_headers(scope, call)]
-            await send_answer(send, 200, headers, reply.body, fixed_on_json(scope), scope)
-            services.metrics.record_hot(self.path, 200, time.perf_counter() - started)
+            await send_answer(send, 200, self.headers(call, reply), reply.body, fixed_on_json(scope), scope)
+            self.record(services, 200, started)
             return
-        status = await self._fail(scope, receive, send, call, error)
+        status, headers, body = self.refuse(scope, services, call, error)
+        if isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope)):
+            await send_early_answer(receive, send, status, [*headers, *security_headers(scope)], body)
+        else:
+            await send_answer(send, status, headers, body, fixed_security(scope), scope)
         del error  # its traceback knows this frame; together they would keep the body until a rare collection
-        services.metrics.record_hot(self.path, status, time.perf_counter() - started)
+        self.record(services, status, started)
 
-    def _admitted(self, scope: Scope, services: Services, started: float) -> Call:
+    def begin(self, scope: Scope, wire: ShortWay, running: set[Any]) -> None:
+        """Answer a request for one row whose body is here, without a task; it is in `running` meanwhile."""
+        _Exchange(self, scope, wire, running).begin()
+
+    def admit(self, scope: Scope, services: Services, started: float, gone: Callable[[], bool]) -> Call:
+        """Whoever may, on the terms that they ask for. Raises what the guard does, and InvalidInput."""
         guard: Guard = scope["app"].guard
         admission = guard.admit_to_model(scope, self._needed)
         milliseconds: int = getattr(services.settings.inference, self.timeout_setting)
@@ -162,31 +198,40 @@ class HotRoute(APIRoute):
         if asked is not None:
             milliseconds = min(milliseconds, _milliseconds(asked))
         origin = Origin(request_id(scope), admission.principal.subject, self._protocol)
-        terms = Terms(origin, admission.who, started, started + milliseconds / 1000, self.bulk, caller_gone(scope))
+        terms = Terms(origin, admission.who, started, started + milliseconds / 1000, self.bulk, gone)
         return Call(scope, services, admission, terms)
 
-    def _own_headers(self, scope: Scope, call: Call) -> list[tuple[bytes, bytes]]:
-        """Those that differ from request to request, whatever comes of it."""
-        return [(REQUEST_ID, request_id(scope).encode()), *call.services.limits.headers(call.admission.grant)]
+    def most_bytes(self, services: Services) -> int:
+        """Of a body."""
+        most: int = getattr(services.settings.bounds, self.max_bytes_setting)
+        return most
 
-    async def _fail(self, scope: Scope, receive: Receive, send: Send, call: Call | None, error: Exception) -> int:
-        """Answer with the problem document; returns its status."""
-        if call is not None and isinstance(error, Unavailable):
-            call.services.limits.give_back(call.admission.grant)  # nobody pays for what we could not do
-        status, headers, body = self._refuse(error, scope)
-        if call is None or isinstance(error, RateLimited | BatchExceedsPlan):
-            # Nobody was let in, or the error has said what is left.
-            headers += [(REQUEST_ID, request_id(scope).encode())]
-        else:
-            headers += self._own_headers(scope, call)
-        if isinstance(error, BodyTooLarge) or (call is None and has_much_to_come(scope)):
-            await send_early_answer(receive, send, status, [*headers, *security_headers(scope)], body)
-        else:
-            await send_answer(send, status, headers, body, fixed_security(scope), scope)
-        return status
+    def ask(self, call: Call) -> Question:
+        """What the request asks. Raises PresageErrors."""
+        question: Question = self.endpoint(call)
+        call.asked = time.perf_counter()
+        return question
 
-    def _refuse(self, error: Exception, scope: Scope) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    async def _told(self, question: Question, call: Call, answer: Answer) -> Reply:
+        if len(answer.outcomes) <= _TOLD_AT_ONCE:
+            return question.tell(call, answer)
+        # A large answer takes longer to be put into words than others should wait.
+        return await asyncio.to_thread(question.tell, call, answer)
+
+    def headers(self, call: Call, reply: Reply) -> list[tuple[bytes, bytes]]:
+        """Of a 200: those that differ from request to request."""
+        return [*reply.headers, *self._own_headers(call)]
+
+    def _own_headers(self, call: Call) -> list[tuple[bytes, bytes]]:
+        identity = (REQUEST_ID, call.terms.origin.request_id.encode())
+        return [identity, *call.services.limits.headers(call.admission.grant)]
+
+    def refuse(
+        self, scope: Scope, services: Services, call: Call | None, error: Exception
+    ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """The problem document, and the one log line that a failure gets."""
+        if call is not None and isinstance(error, Unavailable):
+            services.limits.give_back(call.admission.grant)  # nobody pays for what we could not do
         problem = from_exception(error)
         event = {"method": scope["method"], "handler": self.path, "status": problem.status, "code": problem.code}
         if isinstance(error, PresageError) and problem.status != _LOUD:
@@ -196,7 +241,81 @@ class HotRoute(APIRoute):
         else:
             unexpected = None if isinstance(error, PresageError) else error
             log.error("request_failed", request_id=request_id(scope), exc_info=unexpected, **event)
-        return render(problem, request_id(scope))
+        status, headers, body = render(problem, request_id(scope))
+        if call is None or isinstance(error, RateLimited | BatchExceedsPlan):
+            # Nobody was let in, or the error has said what is left.
+            return status, [*headers, (REQUEST_ID, request_id(scope).encode())], body
+        return status, [*headers, *self._own_headers(call)], body
+
+    def record(self, services: Services, status: int, started: float) -> None:
+        """Count the request."""
+        services.metrics.record_hot(self.path, status, time.perf_counter() - started)
+
+
+class _Exchange:
+    """One request for one row that has no task: from its bytes to the lane, and from there to its answer."""
+
+    __slots__ = ("_call", "_question", "_route", "_running", "_scope", "_services", "_started", "_wire")
+
+    def __init__(self, route: HotRoute, scope: Scope, wire: ShortWay, running: set[Any]) -> None:
+        self._route = route
+        self._scope = scope
+        self._wire = wire
+        self._running = running
+        self._services: Services = scope["app"].services
+        self._started = time.perf_counter()
+        self._call: Call | None = None
+
+    def begin(self) -> None:
+        """As far as it goes before the model has answered."""
+        route, services = self._route, self._services
+        try:
+            self._call = call = route.admit(self._scope, services, self._started, self._wire.gone)
+            call.content = take_json_body(self._scope, self._wire, route.most_bytes(services))
+            self._question = question = route.ask(call)
+            self._running.add(self)
+            services.predictions.ask(question.model, question.rows, call.terms, self._told)
+        except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
+            self._refuse(error)
+
+    def cancel(self, *_: object, **__: object) -> None:
+        """The server's grace is over; it treats us as one of its tasks."""
+        if self in self._running:
+            self._refuse(stopping())
+
+    def _told(self, answer: Answer | Exception) -> None:
+        if self not in self._running:
+            return
+        if isinstance(answer, Exception):
+            self._refuse(answer)
+            return
+        call = cast("Call", self._call)
+        try:
+            reply = self._question.tell(call, answer)
+            headers = self._route.headers(call, reply)
+        except Exception as error:  # noqa: BLE001 -- as above
+            self._refuse(error)
+        else:
+            self._answer(200, fixed_on_json(self._scope), headers, reply.body)
+
+    def _refuse(self, error: Exception) -> None:
+        if isinstance(error, Disconnected | CallerGone):
+            self._running.discard(self)
+            self._route.record(self._services, _GONE, self._started)
+            return
+        status, headers, body = self._route.refuse(self._scope, self._services, self._call, error)
+        self._answer(status, fixed_security(self._scope), headers, body)
+
+    def _answer(self, status: int, fixed: Fixed, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        self._running.discard(self)
+        headers.append((b"content-length", b"%d" % len(body)))
+        self._wire.answer(status, fixed, headers, body)
+        self._route.record(self._services, status, self._started)
+
+
+def stopping() -> NotReady:
+    """What is still waited for when the server's grace is over."""
+    return NotReady("the service is stopping", retry_after=1)
 
 
 class HotBatchRoute(HotRoute):

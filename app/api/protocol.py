@@ -5,6 +5,7 @@ in two ways, and an answer that explains itself to everyone who is refused.
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ from app.api.connections import Wire
 from app.api.cycle import Cycle, Signal
 from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, SHORT_WAY, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
-from app.api.heads import Head
+from app.api.heads import Begin, Head
 from app.api.hot_route import QUIET
 from app.api.problems import render
 from app.config import Settings
@@ -210,8 +211,11 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.body += body
         cycle.more_body = False
         cycle.message_event.set()
-        scope[SHORT_WAY] = cycle
-        self._start_asgi_task(cycle, self.app)
+        if head.begin is not None:
+            head.begin(scope, cycle, cast("set[Any]", self.tasks))
+        else:
+            scope[SHORT_WAY] = cycle
+            self._start_asgi_task(cycle, self.app)
 
     def _begin_exchange(self) -> None:
         """Put the scope together, and start the application unless an earlier request on this connection is in work."""
@@ -357,12 +361,17 @@ async def _answer(error: PresageError, scope: Scope, receive: Receive, send: Sen
     await send_early_answer(receive, send, status, headers, body)
 
 
-def guarded(settings: Settings, metrics: Metrics) -> type[GuardedProtocol]:
-    """The protocol for `uvicorn.Config(http=…)`, bound to the settings of one process."""
+def guarded(
+    settings: Settings, metrics: Metrics, straight: Callable[[Scope], Begin | None] = lambda _: None
+) -> type[GuardedProtocol]:
+    """The protocol for `uvicorn.Config(http=…)`, bound to the settings of one process.
+
+    `straight` says which requests may begin without a task, and how; see `KnownHeads`.
+    """
 
     class Bound(GuardedProtocol):
         __slots__ = ()
-        wire = Wire(settings, metrics)
+        wire = Wire(settings, metrics, straight)
 
     return Bound
 

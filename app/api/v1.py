@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.access import needs
-from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
+from app.api.hot_route import Call, HotBatchRoute, HotRoute, Question, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
 from app.api.problems import REFUSALS, problems
 from app.errors import (
@@ -22,6 +22,7 @@ from app.errors import (
     TooManyRows,
     UnsupportedMediaType,
 )
+from app.inference.service import Answer
 from app.pipelines.base import to_json
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ BATCH_BODY = BatchBody(
 
 @_one.post("/predict", response_model=SentimentOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
 @_one.post("/v1/predict", response_model=SentimentOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
-async def predict(call: Call) -> Reply:
+def predict(call: Call) -> Question:
     """Tell the sentiment of one text.
 
     The headers `X-Prediction-Id` and `X-Model-Version` say under which id, and by which version.
@@ -75,16 +76,19 @@ async def predict(call: Call) -> Reply:
     call.no_parameters()
     model = _choose(call)
     row = parse_one(call.content, model.pipeline, predict_body)
-    answer = await call.services.predictions.predict(model, [row], call.terms)
+    return Question(model, [row], _tell_one)
+
+
+def _tell_one(_: Call, answer: Answer) -> Reply:
     outcome = answer.outcomes[0]
     if isinstance(outcome, FieldError):
         raise ModelFailed(outcome.detail)
-    return Reply(to_json({"sentiment": outcome.value}), _headers(answer.ids[0], model))
+    return Reply(to_json({"sentiment": outcome.value}), _headers(answer))
 
 
 @_many.post("/batch-predict", response_model=SentimentsOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
 @_many.post("/v1/batch", response_model=SentimentsOut, responses=_PROBLEMS, openapi_extra=_NEEDS)
-async def batch(call: Call) -> Reply:
+def batch(call: Call) -> Question:
     """Tell the sentiments of several texts.
 
     One bad text refuses the whole batch, and `bad_rows` names every bad one by its position. `X-Prediction-Id` is the
@@ -97,13 +101,16 @@ async def batch(call: Call) -> Reply:
     bad = [row for row in rows if isinstance(row, FieldError)]
     if bad:
         raise InvalidInput(f"{len(bad)} of {len(rows)} rows do not fit", errors=bad, bad_rows=[row.row for row in bad])
-    answer = await call.services.predictions.predict(model, rows, call.terms)
+    return Question(model, rows, _tell_many)
+
+
+def _tell_many(_: Call, answer: Answer) -> Reply:
     failed = [outcome for outcome in answer.outcomes if isinstance(outcome, FieldError)]
     if failed:
-        detail = f"the model failed on {len(failed)} of {len(rows)} rows"
+        detail = f"the model failed on {len(failed)} of {len(answer.outcomes)} rows"
         raise ModelFailed(detail, errors=failed, bad_rows=[outcome.row for outcome in failed])
     results = [outcome.value for outcome in answer.outcomes if not isinstance(outcome, FieldError)]
-    return Reply(to_json({"results": results}), _headers(answer.ids[0], model))
+    return Reply(to_json({"results": results}), _headers(answer))
 
 
 def _choose(call: Call) -> "LoadedModel":
@@ -113,8 +120,8 @@ def _choose(call: Call) -> "LoadedModel":
     return model
 
 
-def _headers(prediction_id: str, model: "LoadedModel") -> list[tuple[bytes, bytes]]:
-    return [(b"x-prediction-id", prediction_id.encode()), (b"x-model-version", b"%d" % model.version)]
+def _headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+    return [(b"x-prediction-id", answer.ids[0].encode()), (b"x-model-version", b"%d" % answer.model.version)]
 
 
 router.include_router(_one)

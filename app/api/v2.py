@@ -1,6 +1,5 @@
 """Version 2: any model, any version, with probabilities, and errors row by row."""
 
-import asyncio
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.access import needs
-from app.api.hot_route import Call, HotBatchRoute, HotRoute, Reply
+from app.api.hot_route import Call, HotBatchRoute, HotRoute, Question, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
 from app.api.problems import REFUSALS, FieldProblem, field_problem, problems
 from app.errors import (
@@ -106,30 +105,30 @@ _PROBLEMS = problems(
 @_one.post(
     "/v2/predict/{model}", response_model=PredictionOut, responses=_PROBLEMS, openapi_extra=needs("predict:{model}")
 )
-async def predict(call: Call) -> Reply:
+def predict(call: Call) -> Question:
     """Predict one row."""
     model = call.services.predictions.choose(_name(call), _version(call))
     row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
-    asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, [row], call.terms)
-    outcome = answer.outcomes[0]
+    return Question(model, [row], _tell_one)
+
+
+def _tell_one(call: Call, answer: Answer) -> Reply:
+    outcome, model = answer.outcomes[0], answer.model
     if isinstance(outcome, FieldError):
         raise ModelFailed(outcome.detail)
     identity = {"id": answer.ids[0], "model": model.name, "version": model.version}
-    return Reply(to_json({**identity, **_values(outcome), "timing": _timing(call, asked)}))
+    return Reply(to_json({**identity, **_values(outcome), "timing": _timing(call)}))
 
 
 @_many.post("/v2/batch", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=needs("predict:{default}"))
 @_many.post("/v2/batch/{model}", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=needs("predict:{model}"))
-async def batch(call: Call) -> Reply:
+def batch(call: Call) -> Question:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
     model = call.services.predictions.choose(_name(call), _version(call))
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
     _bound_answer(len(rows), model)
     call.charge(len(rows))
-    asked = time.perf_counter()
-    answer = await call.services.predictions.predict(model, rows, call.terms)
-    return Reply(await asyncio.to_thread(_batch_answer, call, answer, asked))
+    return Question(model, rows, _tell_many)
 
 
 def _bound_answer(rows: int, model: "LoadedModel") -> None:
@@ -140,17 +139,16 @@ def _bound_answer(rows: int, model: "LoadedModel") -> None:
         raise TooManyRows(f"{model.name} has {labels} labels; one request may carry at most {most} rows", limit=most)
 
 
-def _batch_answer(call: Call, answer: Answer, asked: float) -> bytes:
-    """Put into words on a thread: a large answer takes longer than others should wait."""
+def _tell_many(call: Call, answer: Answer) -> Reply:
     model = answer.model
     document = {
         "model": model.name,
         "version": model.version,
         "results": [_result(i, outcome) for i, outcome in zip(answer.ids, answer.outcomes, strict=True)],
         "counts": {"succeeded": len(answer.outcomes) - answer.failed, "failed": answer.failed},
-        "timing": _timing(call, asked),
+        "timing": _timing(call),
     }
-    return to_json(document)
+    return Reply(to_json(document))
 
 
 def _name(call: Call) -> str:
@@ -178,9 +176,9 @@ def _result(identifier: str, outcome: Outcome) -> dict[str, Any]:
     return values if "error" in values else {"id": identifier, **values}
 
 
-def _timing(call: Call, asked: float) -> dict[str, float]:
+def _timing(call: Call) -> dict[str, float]:
     now = time.perf_counter()
-    return {"model_ms": round((now - asked) * 1000, 3), "total_ms": round((now - call.terms.started) * 1000, 3)}
+    return {"model_ms": round((now - call.asked) * 1000, 3), "total_ms": round((now - call.terms.started) * 1000, 3)}
 
 
 router.include_router(_one)

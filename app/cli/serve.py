@@ -70,7 +70,7 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
 
     config = uvicorn.Config(
         app,
-        http=guarded(settings, app.state.metrics),
+        http=guarded(settings, app.state.metrics, app.straight),
         loop="auto",
         ws="none",
         lifespan="on",

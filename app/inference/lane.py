@@ -20,7 +20,7 @@ import structlog
 from app.errors import PresageError
 from app.inference.admission import MOST_ROWS, Pace, check_admission
 from app.inference.execution import Outcome, answer_apart, answer_together
-from app.inference.turns import Call, Part, Terms, Turns
+from app.inference.turns import Call, Part, Receiver, Terms, Turns
 from app.pipelines.base import Row
 from app.telemetry.metrics import Metrics
 
@@ -77,16 +77,20 @@ class Lane:
         Raises what `check_admission` does, at once. The future may raise DeadlineExceeded, CallerGone, and what
         recording raises.
         """
+        future: asyncio.Future[list[Outcome]] = (self._loop or self._on_this_loop()).create_future()
+        self.ask(ids, rows, terms, future)
+        return future
+
+    def ask(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms, receiver: Receiver) -> None:
+        """The same; `receiver` is told, in the turn of the loop in which the model has answered."""
         works = self._weigh(rows)
         work = works[0] if len(works) == 1 else sum(works)
         self._admit(work, terms)
-        loop = self._loop or self._on_this_loop()
-        call = Call(ids, rows, works, terms, loop.create_future())
-        (self._bulk if terms.bulk else self._single).push(call, work)
+        (self._bulk if terms.bulk else self._single).push(Call(ids, rows, works, terms, receiver), work)
         if not self._scheduled:
             self._scheduled = True
+            loop = self._loop or self._on_this_loop()
             loop.call_soon(self._turn, loop)
-        return call.future
 
     def _on_this_loop(self) -> asyncio.AbstractEventLoop:
         """Asked once: up to Python 3.11, asking costs a system call."""
@@ -100,7 +104,8 @@ class Lane:
     def close(self) -> None:
         """Let the thread end after what it is doing; what waits is answered no more."""
         for call in (*self._single, *self._bulk):
-            call.future.cancel()
+            if isinstance(call.receiver, asyncio.Future):
+                call.receiver.cancel()
         self._tasks.put(None)
 
     def _admit(self, work: float, terms: Terms) -> None:

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from app.config import StorageSettings
 from app.errors import FieldError
@@ -41,6 +41,9 @@ class Answer:
     def failed(self) -> int:
         """How many rows have an error."""
         return sum(isinstance(outcome, FieldError) for outcome in self.outcomes)
+
+
+Told = Callable[[Answer | Exception], None]
 
 
 class PredictionService:
@@ -91,9 +94,44 @@ class PredictionService:
         desk.tally.count(outcomes)
         return Answer(model, ids, _number_failures(outcomes))
 
+    def ask(self, model: "LoadedModel", rows: Sequence[Any], terms: Terms, told: Told) -> None:
+        """The same for valid rows, without a task that waits: `told` is called with the answer, or what went wrong.
+
+        Only where nothing is cached. What is refused at once is raised.
+        """
+        self._log.admit()
+        desk = self._desks.get(model) or self._open(model)
+        ids = new_ids(len(rows))
+        desk.lane.ask(ids, rows, terms, _Awaiting(model, desk.tally, ids, told))
+
     def _open(self, model: "LoadedModel") -> "_Desk":
         desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
         return desk
+
+
+class _Awaiting:
+    """A request that waits for the outcome of its row."""
+
+    __slots__ = ("_ids", "_model", "_tally", "_told", "_waits")
+
+    def __init__(self, model: "LoadedModel", tally: Tally, ids: list[str], told: Told) -> None:
+        self._model, self._tally, self._ids, self._told = model, tally, ids, told
+        self._waits = True
+
+    def done(self) -> bool:
+        """Whether it has been told."""
+        return not self._waits
+
+    def set_result(self, outcomes: list[Outcome]) -> None:
+        """The model has answered."""
+        self._waits = False
+        self._tally.count(outcomes)
+        self._told(Answer(self._model, self._ids, _number_failures(outcomes)))
+
+    def set_exception(self, error: Exception) -> None:
+        """There is no answer."""
+        self._waits = False
+        self._told(error)
 
 
 class _Desk:
@@ -149,7 +187,7 @@ class _Desk:
         frame, lines, following = self._recorder.frame, [], iter(outcomes)
         for part in parts:
             call = part.call
-            terms, wanted = call.terms, not call.future.done()
+            terms, wanted = call.terms, not call.receiver.done()
             latency_ms = (now - terms.started) * 1000
             for row, outcome in zip(range(part.start, part.stop), following, strict=False):
                 if wanted:

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from typing import Protocol
 
 from app.errors import DeadlineExceeded
 from app.inference.execution import Outcome
@@ -14,6 +15,19 @@ from app.storage.records import Origin
 
 class CallerGone(Exception):
     """Nobody waits for the answer any more; no work was done for it."""
+
+
+class Receiver(Protocol):
+    """Who is told what came of a call, once; a future is one."""
+
+    def done(self) -> bool:
+        """Whether nothing is waited for any more."""
+
+    def set_result(self, result: list[Outcome], /) -> None:
+        """An outcome for each row."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Why there are none."""
 
 
 def _stays() -> bool:
@@ -44,13 +58,13 @@ class Call:
     rows: Sequence[Row]
     works: Sequence[float]
     terms: Terms
-    future: "Future[list[Outcome]]"
+    receiver: "Receiver | Future[list[Outcome]]"
     begun: int = 0  # rows that are answered, or being worked on
     outcomes: list[Outcome] = field(default_factory=list)
 
     def stopped(self, now: float) -> bool:
         """Whether work for it would be in vain; whoever still waits is told why."""
-        if self.future.done():
+        if self.receiver.done():
             return True
         if now > self.terms.deadline:
             self.fail(DeadlineExceeded("the time for an answer was over before the model had one"))
@@ -62,17 +76,18 @@ class Call:
 
     def fail(self, error: Exception) -> None:
         """No answer any more."""
-        if not self.future.done():
-            self.future.set_exception(error)
-            self.future.exception()  # a request that was cancelled meanwhile does not ask
+        if not self.receiver.done():
+            self.receiver.set_exception(error)
+            if isinstance(self.receiver, Future):
+                self.receiver.exception()  # a request that was cancelled meanwhile does not ask
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes of the next rows; with the last of them the request has its answer."""
-        if self.future.done():
+        if self.receiver.done():
             return
         self.outcomes += outcomes
         if len(self.outcomes) == len(self.rows):
-            self.future.set_result(self.outcomes)
+            self.receiver.set_result(self.outcomes)
 
 
 @dataclass(slots=True)
