@@ -66,7 +66,7 @@ def pinned_server(
     models: Path, place: Path, environment: Mapping[str, str], *, module: Sequence[str] = ()
 ) -> Iterator[Server]:
     """A server of the toy model that has the first core to itself; `module` is run in the place of `app serve`."""
-    settings = {"DEFAULT_MODEL": "toy", "LOG_FORMAT": "json", "LOG_LEVEL": "warning", **environment}
+    settings = {"DEFAULT_MODEL": "toy", "LOG_FORMAT": "json", **environment}
     with running_server(models, place / "log", settings, module=module) as server:
         subprocess.run(["taskset", "-acp", "0", str(server.process.pid)], check=True, capture_output=True)
         yield server

@@ -1,9 +1,9 @@
 """The service without its gate, to measure against.
 
-Nobody is asked who they are, nothing is counted, and the wire is uvicorn's own.
+Nobody is asked who they are, and nothing is counted.
 
-    python -m benchmarks.ungated            neither gate nor guarded wire
-    python -m benchmarks.ungated --gate     the gate, on uvicorn's own wire
+    python -m benchmarks.ungated            no gate, on our wire
+    python -m benchmarks.ungated --stock    neither: the wire is uvicorn's own
 """
 
 import sys
@@ -15,8 +15,9 @@ from typing import Any
 import uvicorn
 from starlette.types import Scope
 
-from app.api.exchange import SECURITY_HEADERS
+from app.api.exchange import Fixed, fixed_on_json
 from app.api.guard import Admission
+from app.api.protocol import guarded
 from app.auth.authenticator import ANONYMOUS
 from app.config import read_settings
 from app.factory import Service, create_app
@@ -51,12 +52,12 @@ def main() -> None:
     """Serve on PORT."""
     settings = read_settings()
     app = create_app(settings)
-    if "--gate" not in sys.argv:
-        _take_away_the_gate(app)
+    _take_away_the_gate(app)
+    stock = "--stock" in sys.argv
     uvicorn.run(
         app,
         port=settings.server.port,
-        http="httptools",
+        http="httptools" if stock else guarded(settings, app.state.metrics, app.straight),
         ws="none",
         access_log=False,
         server_header=False,
@@ -78,7 +79,9 @@ def _take_away_the_gate(app: Service) -> None:
             yield
 
     app.router.lifespan_context = lifespan
-    SECURITY_HEADERS.clear()
+    answer = fixed_on_json({"scheme": "http"})
+    answer.pairs = answer.pairs[:1]  # the type of the content
+    answer.lines = Fixed(*answer.pairs).lines
 
 
 if __name__ == "__main__":
