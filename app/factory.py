@@ -20,6 +20,7 @@ from app.api.gate import Gate, hot_routes
 from app.api.guard import Guard
 from app.api.heads import Begin
 from app.api.problems import install_handlers
+from app.api.straight import Exchange
 from app.config import Exposure, Settings, read_settings
 from app.telemetry.metrics import Metrics
 from app.web.pages import add_docs_page
@@ -68,7 +69,7 @@ class Service(FastAPI):
         def begin(scope: Scope, wire: ShortWay, running: set[Any]) -> None:
             scope["app"] = self
             scope["path_params"] = parameters
-            route.begin(scope, wire, running)
+            Exchange(route, scope, wire, running).begin()
 
         return begin
 

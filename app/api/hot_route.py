@@ -3,15 +3,15 @@
 To FastAPI it is an ordinary route: declared with a decorator, typed, in the OpenAPI document, reachable by the test
 client. But it goes straight from bytes to the endpoint and back, and the gate calls it without passing the router and
 the middlewares. An endpoint makes a `Question` of a request, and says what is told of the answer; waiting is not its
-affair. So a request may have a task that waits (`handle`), or on our own wire none at all (`begin`): the lane calls
-back. Whatever the door, the answers and the errors are the same.
+affair. So a request may have a task that waits (`handle`), or on our own wire none at all (`straight.py`). Whatever the
+door, the answers and the errors are the same.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 import structlog
@@ -23,8 +23,6 @@ from app.api.access import declared
 from app.api.exchange import (
     REQUEST_ID,
     Disconnected,
-    Fixed,
-    ShortWay,
     caller_gone,
     fixed_on_json,
     fixed_security,
@@ -35,7 +33,6 @@ from app.api.exchange import (
     security_headers,
     send_answer,
     send_early_answer,
-    take_json_body,
 )
 from app.api.guard import Admission, Guard
 from app.api.problems import from_exception, render
@@ -66,7 +63,7 @@ _TIMEOUT_NAME = "X-Request-Timeout-Ms"
 TIMEOUT = _TIMEOUT_NAME.lower().encode()
 _LONGEST_NUMBER = 9
 _LOUD = 500
-_GONE = 499
+GONE = 499
 # More rows than these are put into words on a thread.
 _TOLD_AT_ONCE = 64
 # Whoever floods the service does not fill its log, too: what is refused for these is counted in the metrics.
@@ -166,7 +163,7 @@ class HotRoute(APIRoute):
             answer = await services.predictions.predict(question.model, question.rows, call.terms)
             reply = await self._told(question, call, answer)
         except (Disconnected, CallerGone):
-            self.record(services, _GONE, started)
+            self.record(services, GONE, started)
             return
         except asyncio.CancelledError:
             # The server's grace is over. It would answer a bare 500 where we are gone; nothing else waits for us here.
@@ -184,10 +181,6 @@ class HotRoute(APIRoute):
             await send_answer(send, status, headers, body, fixed_security(scope), scope)
         del error  # its traceback knows this frame; together they would keep the body until a rare collection
         self.record(services, status, started)
-
-    def begin(self, scope: Scope, wire: ShortWay, running: set[Any]) -> None:
-        """Answer a request for one row whose body is here, without a task; it is in `running` meanwhile."""
-        _Exchange(self, scope, wire, running).begin()
 
     def admit(self, scope: Scope, services: Services, started: float, gone: Callable[[], bool]) -> Call:
         """Whoever may, on the terms that they ask for. Raises what the guard does, and InvalidInput."""
@@ -250,67 +243,6 @@ class HotRoute(APIRoute):
     def record(self, services: Services, status: int, started: float) -> None:
         """Count the request."""
         services.metrics.record_hot(self.path, status, time.perf_counter() - started)
-
-
-class _Exchange:
-    """One request for one row that has no task: from its bytes to the lane, and from there to its answer."""
-
-    __slots__ = ("_call", "_question", "_route", "_running", "_scope", "_services", "_started", "_wire")
-
-    def __init__(self, route: HotRoute, scope: Scope, wire: ShortWay, running: set[Any]) -> None:
-        self._route = route
-        self._scope = scope
-        self._wire = wire
-        self._running = running
-        self._services: Services = scope["app"].services
-        self._started = time.perf_counter()
-        self._call: Call | None = None
-
-    def begin(self) -> None:
-        """As far as it goes before the model has answered."""
-        route, services = self._route, self._services
-        try:
-            self._call = call = route.admit(self._scope, services, self._started, self._wire.gone)
-            call.content = take_json_body(self._scope, self._wire, route.most_bytes(services))
-            self._question = question = route.ask(call)
-            self._running.add(self)
-            services.predictions.ask(question.model, question.rows, call.terms, self._told)
-        except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
-            self._refuse(error)
-
-    def cancel(self, *_: object, **__: object) -> None:
-        """The server's grace is over; it treats us as one of its tasks."""
-        if self in self._running:
-            self._refuse(stopping())
-
-    def _told(self, answer: Answer | Exception) -> None:
-        if self not in self._running:
-            return
-        if isinstance(answer, Exception):
-            self._refuse(answer)
-            return
-        call = cast("Call", self._call)
-        try:
-            reply = self._question.tell(call, answer)
-            headers = self._route.headers(call, reply)
-        except Exception as error:  # noqa: BLE001 -- as above
-            self._refuse(error)
-        else:
-            self._answer(200, fixed_on_json(self._scope), headers, reply.body)
-
-    def _refuse(self, error: Exception) -> None:
-        if isinstance(error, Disconnected | CallerGone):
-            self._running.discard(self)
-            self._route.record(self._services, _GONE, self._started)
-            return
-        status, headers, body = self._route.refuse(self._scope, self._services, self._call, error)
-        self._answer(status, fixed_security(self._scope), headers, body)
-
-    def _answer(self, status: int, fixed: Fixed, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        self._running.discard(self)
-        headers.append((b"content-length", b"%d" % len(body)))
-        self._wire.answer(status, fixed, headers, body)
-        self._route.record(self._services, status, self._started)
 
 
 def stopping() -> NotReady:

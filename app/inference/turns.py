@@ -7,10 +7,15 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Protocol
 
+import structlog
+
 from app.errors import DeadlineExceeded
 from app.inference.execution import Outcome
 from app.pipelines.base import Row
 from app.storage.records import Origin
+
+
+log = structlog.get_logger(__name__)
 
 
 class CallerGone(Exception):
@@ -76,10 +81,14 @@ class Call:
 
     def fail(self, error: Exception) -> None:
         """No answer any more."""
-        if not self.receiver.done():
+        if self.receiver.done():
+            return
+        try:
             self.receiver.set_exception(error)
-            if isinstance(self.receiver, Future):
-                self.receiver.exception()  # a request that was cancelled meanwhile does not ask
+        except Exception:  # whatever becomes of one answer, the lane goes on
+            log.exception("answer_failed")
+        if isinstance(self.receiver, Future):
+            self.receiver.exception()  # a request that was cancelled meanwhile does not ask
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:
         """The outcomes of the next rows; with the last of them the request has its answer."""
@@ -87,7 +96,10 @@ class Call:
             return
         self.outcomes += outcomes
         if len(self.outcomes) == len(self.rows):
-            self.receiver.set_result(self.outcomes)
+            try:
+                self.receiver.set_result(self.outcomes)
+            except Exception:  # as above
+                log.exception("answer_failed")
 
 
 @dataclass(slots=True)

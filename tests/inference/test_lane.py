@@ -330,3 +330,29 @@ def test_nothing_is_left_waiting_once_all_is_answered(load: Load) -> None:
             assert desk.metrics.registry.get_sample_value("presage_rows_waiting", labels) == 0
 
     asyncio.run(ask())
+
+
+def test_an_answer_that_cannot_be_told_holds_nobody_else_up(load: Load) -> None:
+    """A receiver that raises is logged; those beside it, and those after it, are answered."""
+
+    class Deaf:
+        def done(self) -> bool:
+            return False
+
+        def set_result(self, _: Any) -> None:
+            raise OSError("planted")
+
+        def set_exception(self, _: Any) -> None:
+            raise OSError("planted")
+
+    async def ask() -> None:
+        with open_desk(load("toy")) as desk:
+            terms = Terms(ORIGIN, deadline=time.perf_counter() + 60)
+            desk.lane.ask(["id"], [{"x": 1.0}], terms, Deaf())
+            assert await desk.values([15.0]) == ["big"]
+            desk.lane.ask(["id"], [{"x": 1.0}], Terms(ORIGIN, gone=lambda: True), Deaf())
+            assert await desk.values([15.0]) == ["big"]
+
+    with structlog.testing.capture_logs() as lines:
+        asyncio.run(ask())
+    assert [line["event"] for line in lines] == ["answer_failed", "answer_failed"]
