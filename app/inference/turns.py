@@ -14,7 +14,6 @@ from app.inference.execution import Outcome
 from app.pipelines.base import Row
 from app.storage.records import Origin
 
-
 log = structlog.get_logger(__name__)
 
 
