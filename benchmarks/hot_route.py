@@ -1,10 +1,10 @@
-"""Where each microsecond of a request goes: the service's own wire, driven in this process, and a look at it now and then.
+"""Where each microsecond of a request goes: our own wire, driven in this process, and looked at now and then.
 
     python -m benchmarks.hot_route [--rounds 400] [--data FILE]
 
 64 connections without a kernel in between: each round gives every one of them a request and waits until all are
-answered. The time of a round, divided by 64, is what a request costs beside the system calls for its bytes. A timer looks
-at what is being done and counts by part of the service. Results go to `benchmarks/results/hot_route.md`.
+answered. The time of a round, divided by 64, is what a request costs beside the system calls for its bytes. A timer
+looks at what is being done and counts by part of the service. Results go to `benchmarks/results/hot_route.md`.
 """
 
 import asyncio
@@ -159,7 +159,7 @@ async def _rounds(connections: Sequence[_Connection], requests: Iterator[bytes],
         goals = [transport.answers + 1 for _, transport in connections]
         for protocol, _ in connections:
             protocol.data_received(next(requests))
-        while any(transport.answers < goal for (_, transport), goal in zip(connections, goals, strict=True)):
+        while any(t.answers < goal for (_, t), goal in zip(connections, goals, strict=True)):  # noqa: ASYNC110 -- turns
             await asyncio.sleep(0)
         costs.append((time.perf_counter() - started) / len(connections) * 1e6)
         await asyncio.sleep(0.002)  # for the threads
