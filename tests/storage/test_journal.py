@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.storage.journal import Journal, JournalError, Segment, frame, payloads, segment_paths, unframe, whole_lines
+from app.storage.journal import Journal, JournalError, Segment, segment_paths
+from app.storage.lines import frame, payloads, unframe, whole_lines
 from tests.support.server import ROOT
 
 
@@ -167,7 +168,8 @@ def test_a_damaged_record_in_the_middle_costs_only_itself(tmp_path: Path) -> Non
 _WRITER = """
 import os, sys, time
 from pathlib import Path
-from app.storage.journal import Journal, frame
+from app.storage.journal import Journal
+from app.storage.lines import frame
 journal = Journal(Path(sys.argv[1]), max_bytes=1 << 30)
 for n in range(1000):
     journal.append(frame(b'{"n": %d}' % n))

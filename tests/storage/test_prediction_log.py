@@ -16,7 +16,8 @@ from app.inference.identifiers import new_ids
 from app.manifest import LogRules
 from app.pipelines.base import Prediction
 from app.storage.database import Database
-from app.storage.journal import Journal, frame, segment_paths
+from app.storage.journal import Journal, segment_paths
+from app.storage.lines import frame
 from app.storage.prediction_log import PredictionLog
 from app.storage.records import Origin, Recorder, timestamp
 from app.telemetry.metrics import Metrics
