@@ -17,7 +17,7 @@ from app.errors import FieldError
 from app.manifest import LogRules, Manifest
 from app.pipelines.base import Prediction, Row
 from app.storage.lines import frame
-from app.storage.payload import ABOUT, PAYLOAD
+from app.storage.payload import PAYLOAD, SHARED
 
 Outcome = Prediction | FieldError
 _NULL = b"null"
@@ -42,7 +42,7 @@ class Recorder:
         self._keep = {field.name: rules.fields.get(field.name, rules.default) for field in manifest.fields}
         self._keeps_all = all(keep == "store" for keep in self._keep.values())
         self._key = key
-        self._about = lru_cache(_KNOWN)(self._make_about)
+        self._shared = lru_cache(_KNOWN)(self._make_shared)
 
     def frame(
         self,
@@ -71,7 +71,8 @@ class Recorder:
             identifier.encode(),
             at.encode(),
             to_json(origin.request_id),
-            self._about(origin.principal, origin.protocol, cached, error),
+            to_json(origin.principal),
+            self._shared(origin.protocol, cached, error),
             to_json(latency_ms),
             to_json(row if self._keeps_all else self._kept(row)),
             output,
@@ -80,10 +81,10 @@ class Recorder:
         )
         return frame(payload)
 
-    def _make_about(self, principal: str, protocol: str, cached: bool, error: str | None) -> bytes:  # noqa: FBT001 -- as the cache takes it
+    def _make_shared(self, protocol: str, cached: bool, error: str | None) -> bytes:  # noqa: FBT001 -- as the cache takes it
         """The members that are the same for most rows, without their braces."""
-        values = (principal, protocol, self._model, self._version, self._digest, cached, error)
-        return to_json(dict(zip(ABOUT, values, strict=True)))[1:-1]
+        values = (protocol, self._model, self._version, self._digest, cached, error)
+        return to_json(dict(zip(SHARED, values, strict=True)))[1:-1]
 
     def _kept(self, row: Row) -> Mapping[str, Any]:
         return {
