@@ -64,7 +64,7 @@ class Segment:
 
     def read(self, most: int) -> bytes:
         """Up to `most` bytes of the file from the first that is not drained."""
-        return os.pread(self.descriptor, most, self.drained)
+        return os.pread(self.descriptor, min(most, self.pending), self.drained)
 
     def delete(self) -> None:
         """All of it is in the database."""

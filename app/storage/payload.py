@@ -59,7 +59,7 @@ def _cut(record: str) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         float(ms),
         inputs,
         None if output == "null" else output,
-        label[1:-1] if label[0] == '"' and "\\" not in label else pydantic_core.from_json(label),
+        label[1:-1] if label[:1] == '"' and "\\" not in label else pydantic_core.from_json(label),
         None if shares == "null" else shares,
     )
 
