@@ -1,6 +1,6 @@
 """Drain: the thread that brings the journal into the database.
 
-It reads what the journal holds, writes it in bulk, and acknowledges only what was committed. While the database is away
+It takes what the journal holds, writes it in bulk, and acknowledges only what was committed. While the database is away
 the records stay, and it tries again with jittered pauses until it has caught up. In between it adopts what dead
 processes have left, and deletes what is past its age.
 """

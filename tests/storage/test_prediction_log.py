@@ -230,12 +230,15 @@ def _awkward_frames() -> list[bytes]:
 
 
 def _take_rows(settings: StorageSettings) -> list[tuple[Any, ...]]:
-    """Every row, all columns as the driver gives them; none is left."""
+    """Every row, all columns as the driver gives them and JSON also as its text; none is left."""
     with Database(settings) as database:
         connection = database.writer_connection()
         cursor = connection.cursor()
-        cursor.execute("select * from predictions order by id")
-        found = [tuple(map(repr, row)) for row in cursor.fetchall()]
+        texts = ("cast(inputs as text)", "cast(output as text)", "cast(probabilities as text)")
+        cursor.execute(f"select {', '.join(texts)}, predictions.* from predictions order by id")  # noqa: S608
+        rows = cursor.fetchall()
+        assert not any("\t" in text for row in rows for text in row[: len(texts)] if text)
+        found = [tuple(map(repr, row)) for row in rows]
         cursor.execute("delete from predictions")
         connection.commit()
         connection.close()
