@@ -1,6 +1,6 @@
 """Drain: the thread that brings the journal into the database.
 
-It reads what the journal holds, writes it in bulk, and acknowledges only what was committed. While the database is away
+It takes what the journal holds, writes it in bulk, and acknowledges only what was committed. While the database is away
 the records stay, and it tries again with jittered pauses until it has caught up. In between it adopts what dead
 processes have left, and deletes what is past its age.
 """
@@ -17,7 +17,8 @@ from typing import Literal
 import structlog
 
 from app.storage.database import Database
-from app.storage.journal import Journal, Segment, payloads, whole_lines
+from app.storage.journal import Journal, Segment
+from app.storage.lines import payloads, unchecked_payloads, whole_lines
 from app.storage.retention import Deleted, expire
 from app.storage.writer import WRITERS, Connection, cut, write_isolating
 from app.telemetry.metrics import Metrics
@@ -170,13 +171,11 @@ class Drain:
         return True
 
     def _drain_block(self, segment: Segment) -> None:
-        lines, count = self._read(segment)
-        records = []
-        for line, payload in payloads(lines):
-            if payload is None:
-                self._bury(line, "the record is damaged")
-            else:
-                records.append(payload)
+        appended = self._journal.take(segment, _BLOCK_BYTES)
+        if appended:
+            records, count = unchecked_payloads(appended), sum(map(len, appended))
+        else:
+            records, count = self._read(segment)
         if records:
             write = WRITERS[self._database.dialect]
             self._writing_since = time.monotonic()
@@ -184,13 +183,24 @@ class Drain:
         self._journal.acknowledge(segment, count)
 
     def _read(self, segment: Segment) -> tuple[list[bytes], int]:
-        """Whole lines from the first that is not drained; a line may be longer than a block."""
-        size = _BLOCK_BYTES
+        """Records from the file, from the first that is not drained, and their bytes; damaged ones are buried."""
+        records = []
+        lines, count = self._read_lines(segment)
+        for line, payload in payloads(lines):
+            if payload is None:
+                self._bury(line, "the record is damaged")
+            else:
+                records.append(payload)
+        return records, count
+
+    def _read_lines(self, segment: Segment) -> tuple[list[bytes], int]:
+        """Whole lines; one may be longer than a block."""
+        unread, size = segment.unread, _BLOCK_BYTES
         while True:
-            block = segment.read(size)
-            lines, count = whole_lines(block, last=not segment.open and len(block) == segment.pending)
-            if count or len(block) == segment.pending:
-                return lines, count or len(block)
+            block = segment.read(min(size, unread))
+            lines, count = whole_lines(block, last=len(block) == unread)
+            if count or len(block) == unread:
+                return lines, count
             size *= 4
 
     def _connect(self) -> Connection:

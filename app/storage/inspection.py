@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.storage.journal import segment_paths, unframe
+from app.storage.journal import segment_paths
+from app.storage.lines import unframe
 
 
 @dataclass(frozen=True, slots=True)

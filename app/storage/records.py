@@ -7,15 +7,21 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
+
+from pydantic_core import to_json
 
 from app.config import StorageSettings
 from app.errors import FieldError
 from app.manifest import LogRules, Manifest
-from app.pipelines.base import Prediction, Row, to_json
-from app.storage.journal import frame
+from app.pipelines.base import Prediction, Row
+from app.storage.lines import frame
+from app.storage.payload import PAYLOAD, SHARED
 
 Outcome = Prediction | FieldError
+_NULL = b"null"
+_KNOWN = 1024
 
 
 @dataclass(slots=True)
@@ -36,6 +42,7 @@ class Recorder:
         self._keep = {field.name: rules.fields.get(field.name, rules.default) for field in manifest.fields}
         self._keeps_all = all(keep == "store" for keep in self._keep.values())
         self._key = key
+        self._shared = lru_cache(_KNOWN)(self._make_shared)
 
     def frame(
         self,
@@ -49,30 +56,35 @@ class Recorder:
         cached: bool = False,
     ) -> bytes:
         """The journal's line for a row: its id, what came of it, for whom, and when."""
-        value = label = probabilities = error = None
+        output = label = probabilities = _NULL
+        error = None
         if isinstance(outcome, FieldError):
             error = outcome.code
         else:
-            value, probabilities = outcome.value, outcome.probabilities
-            label = str(value) if self._classifies else None
-        record = {
-            "id": identifier,
-            "at": at,
-            "request_id": origin.request_id,
-            "principal": origin.principal,
-            "model": self._model,
-            "version": self._version,
-            "digest": self._digest,
-            "protocol": origin.protocol,
-            "latency_ms": latency_ms,
-            "cached": cached,
-            "inputs": row if self._keeps_all else self._kept(row),
-            "output": value,
-            "label": label,
-            "probabilities": probabilities,
-            "error": error,
-        }
-        return frame(to_json(record))
+            value = outcome.value
+            output = to_json(value)
+            if self._classifies:
+                label = output if type(value) is str else to_json(str(value))
+            if outcome.probabilities is not None:
+                probabilities = to_json(outcome.probabilities)
+        payload = PAYLOAD % (
+            identifier.encode(),
+            at.encode(),
+            to_json(origin.request_id),
+            to_json(origin.principal),
+            self._shared(origin.protocol, cached, error),
+            to_json(latency_ms),
+            to_json(row if self._keeps_all else self._kept(row)),
+            output,
+            label,
+            probabilities,
+        )
+        return frame(payload)
+
+    def _make_shared(self, protocol: str, cached: bool, error: str | None) -> bytes:  # noqa: FBT001 -- as the cache takes it
+        """The members that are the same for most rows, without their braces."""
+        values = (protocol, self._model, self._version, self._digest, cached, error)
+        return to_json(dict(zip(SHARED, values, strict=True)))[1:-1]
 
     def _kept(self, row: Row) -> Mapping[str, Any]:
         return {

@@ -9,10 +9,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.storage.journal import Journal, JournalError, Segment, frame, payloads, segment_paths, unframe, whole_lines
+from app.storage.journal import Journal, JournalError, Segment, segment_paths
+from app.storage.lines import frame, payloads, unchecked_payloads, unframe, whole_lines
 from tests.support.server import ROOT
 
 
@@ -20,16 +21,24 @@ def _journal(folder: Path, **options: int) -> Journal:
     return Journal(folder, **{"max_bytes": 1 << 30, **options})
 
 
+def _next(journal: Journal, segment: Segment, most: int = 1 << 20) -> tuple[list[bytes | None], int]:
+    """The payloads that stand next, None for a damaged one, and their bytes: from memory, or else from the file."""
+    taken = journal.take(segment, most)
+    if taken:
+        return list(unchecked_payloads(taken)), sum(map(len, taken))
+    unread = segment.unread
+    lines, count = whole_lines(segment.read(min(most, unread)), last=most >= unread)
+    return [payload for _, payload in payloads(lines)], count
+
+
 def _drain(journal: Journal) -> list[bytes | None]:
-    """Every payload there, acknowledged; None for a damaged line."""
+    """Every payload there, acknowledged."""
     found: list[bytes | None] = []
     for segment in journal.segments():
         while segment.pending:
-            lines, count = whole_lines(segment.read(1 << 20), last=not segment.open)
-            found += [payload for _, payload in payloads(lines)]
+            records, count = _next(journal, segment)
+            found += records
             journal.acknowledge(segment, count)
-            if segment not in journal.segments():
-                break
     return found
 
 
@@ -167,7 +176,8 @@ def test_a_damaged_record_in_the_middle_costs_only_itself(tmp_path: Path) -> Non
 _WRITER = """
 import os, sys, time
 from pathlib import Path
-from app.storage.journal import Journal, frame
+from app.storage.journal import Journal
+from app.storage.lines import frame
 journal = Journal(Path(sys.argv[1]), max_bytes=1 << 30)
 for n in range(1000):
     journal.append(frame(b'{"n": %d}' % n))
@@ -252,3 +262,74 @@ def test_an_old_segment_is_ended_so_that_what_is_drained_does_not_stay(tmp_path:
     assert len(segment_paths(tmp_path)) == 1
     journal.rotate(older_than=0)
     assert segment_paths(tmp_path) == []
+
+
+def test_what_was_just_appended_comes_from_memory_once(tmp_path: Path) -> None:
+    """If it is not acknowledged then, because the database failed, the file has it; what came later waits its turn."""
+    journal = _journal(tmp_path)
+    first, second = frame(b'{"n": 1}'), frame(b'{"n": 2}')
+    journal.append(first)
+    (segment,) = journal.segments()
+    assert journal.take(segment, 1 << 20) == [first]
+    journal.append(second)
+    assert journal.take(segment, 1 << 20) == []
+    assert segment.read(segment.unread) == first
+    journal.acknowledge(segment, len(first))
+    assert journal.take(segment, 1 << 20) == [second]
+    journal.acknowledge(segment, len(second))
+    assert (journal.pending, segment.unread, len(segment.kept)) == (0, 0, 0)
+
+
+def test_damage_on_disk_does_not_reach_what_comes_from_memory(tmp_path: Path) -> None:
+    """The database gets what was answered."""
+    journal = _journal(tmp_path)
+    journal.append(frame(b'{"n": 1}'))
+    segment_paths(tmp_path)[0].write_bytes(b"garbage")
+    assert _drain(journal) == [b'{"n": 1}']
+
+
+def test_memory_is_bounded_over_all_segments(tmp_path: Path) -> None:
+    """Past the bound the file alone has what waits, and what comes next is kept again."""
+    journal = _journal(tmp_path, segment_bytes=200, kept_bytes=500)
+    records = [b'{"n": %d}' % n for n in range(100)]
+    for record in records:
+        journal.append(frame(record))
+        assert sum(len(lines) for segment in journal.segments() for lines in segment.kept) <= 500
+    assert any(segment.kept for segment in journal.segments())
+    assert any(segment.unread for segment in journal.segments())
+    assert _drain(journal) == records
+
+
+_Step = tuple[str, int]
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("append"), st.integers(1, 5)),
+        st.tuples(st.sampled_from(["drain", "fail"]), st.integers(60, 300)),
+        st.tuples(st.just("rotate"), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=_STEPS)
+def test_every_record_comes_out_once_and_in_order(tmp_path_factory: pytest.TempPathFactory, steps: list[_Step]) -> None:
+    """However appending, draining, a database that fails, segments that end and memory that runs out take turns."""
+    journal = _journal(tmp_path_factory.mktemp("journal"), segment_bytes=150, kept_bytes=250)
+    appended: list[bytes | None] = []
+    found: list[bytes | None] = []
+    for what, size in steps:
+        if what == "append":
+            batch = [b'{"n": %d}' % (len(appended) + n) for n in range(size)]
+            journal.append(b"".join(map(frame, batch)))
+            appended += batch
+        elif what == "rotate":
+            journal.rotate()
+        elif waiting := journal.segments():
+            records, count = _next(journal, waiting[0], size)
+            if what == "drain":
+                found += records
+                journal.acknowledge(waiting[0], count)
+    assert found + _drain(journal) == appended
+    assert journal.pending == 0
+    journal.close()

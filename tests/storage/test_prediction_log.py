@@ -11,16 +11,19 @@ import pytest
 from pydantic import SecretStr
 
 from app.config import StorageSettings
-from app.errors import LogUnavailable
+from app.errors import FieldError, LogUnavailable
 from app.inference.identifiers import new_ids
 from app.manifest import LogRules
 from app.pipelines.base import Prediction
 from app.storage.database import Database
-from app.storage.journal import Journal, frame, segment_paths
+from app.storage.drain import DEAD_LETTERS
+from app.storage.journal import KEPT_BYTES, Journal, segment_paths
+from app.storage.lines import frame, unchecked_payloads
 from app.storage.prediction_log import PredictionLog
 from app.storage.records import Origin, Recorder, timestamp
+from app.storage.writer import WRITERS
 from app.telemetry.metrics import Metrics
-from tests.support.manifests import NUMBER, make_manifest
+from tests.support.manifests import GAP, NUMBER, TEXT, make_manifest
 
 RECORDER = Recorder(make_manifest(NUMBER), LogRules(), b"")
 ORIGIN = Origin("request-1", "anonymous", "v2")
@@ -153,6 +156,116 @@ def test_records_of_a_dead_process_are_drained_by_the_next(storage_settings: Sto
 
     _run(storage_settings, work)
     assert _ids(storage_settings) == _plain(ids)
+
+
+def test_a_death_between_commit_and_acknowledgement_changes_nothing(storage_settings: StorageSettings) -> None:
+    """The database has what memory gave; the next process finds it in the file, and writes it again in vain."""
+    ids = new_ids(700)
+    left = Journal(storage_settings.journal_dir, max_bytes=1 << 30)
+    left.append(_frames(ids[:500]))
+    left.append(_frames(ids[500:]))
+    (segment,) = left.segments()
+    with Database(storage_settings) as database:
+        connection = database.writer_connection()
+        WRITERS[database.dialect](connection, unchecked_payloads(left.take(segment, 1)))
+        connection.close()
+    assert _ids(storage_settings) == _plain(ids[:500])
+    left.close()
+
+    async def work(log: PredictionLog) -> None:
+        assert await log.flush(20)
+
+    _run(storage_settings, work)
+    assert _ids(storage_settings) == _plain(ids)
+
+
+def test_memory_and_file_put_the_same_into_the_database(storage_settings: StorageSettings) -> None:
+    """Numbers, texts, nulls, failures, and fields that are dropped or hashed; what is refused is refused by both."""
+    frames = _awkward_frames()
+    settings = storage_settings
+
+    async def from_memory(log: PredictionLog) -> None:
+        for frame_ in frames:
+            log.record(frame_, 1)
+        assert await log.flush(20)
+
+    async def from_file(log: PredictionLog) -> None:
+        assert await log.flush(20)
+
+    _run(settings, from_memory)
+    letters = settings.journal_dir / DEAD_LETTERS
+    found, refused = _take_rows(settings), letters.read_text() if letters.exists() else ""
+    letters.unlink(missing_ok=True)
+    left = Journal(settings.journal_dir, max_bytes=1 << 30)
+    left.append(b"".join(frames))
+    left.close()
+    _run(settings, from_file)
+    assert _take_rows(settings) == found
+    assert (letters.read_text() if letters.exists() else "") == refused
+    assert len(found) + refused.count("\n") == len(frames)
+    assert len(found) >= len(frames) - 6  # PostgreSQL refuses a NUL in a text
+
+
+def _awkward_frames() -> list[bytes]:
+    texts = ["plain", "null", "\0", "a\tb", 'quo"ted', "back\\slash", "line\nbreak", "\u2028", "日本", "\U0001f600", ""]
+    numbers = [0.0, -0.0, 1e-300, 1.7976931348623157e308, 0.1, 1e16, -5e-324, 123456789.123456789]
+    outcomes: list[Prediction | FieldError] = [
+        *(Prediction(text, {text: 0.1, "other": 0.9}) for text in texts),
+        *(Prediction(7, {"7": number}) for number in numbers),
+        Prediction(value=True),
+        Prediction("yes"),
+        FieldError("model_failed", "the model failed on this row"),
+    ]
+    rules = [LogRules(), LogRules(default="drop"), LogRules(fields={"text": "hash"})]
+    recorders = [Recorder(make_manifest(NUMBER, GAP, TEXT), each, b"key") for each in rules]
+    frames = []
+    for n, outcome in enumerate(outcomes * len(recorders)):
+        text, number = texts[n % len(texts)], numbers[n % len(numbers)]
+        row = {NUMBER.name: number, GAP.name: None, TEXT.name: text}
+        # A NUL in a caller's name is refused; it comes once.
+        origin = Origin(text if "\0" not in text else "r", f"caller {n % 4} 日", f"v{n % 2}")
+        recorder = recorders[n // len(outcomes)]
+        frames.append(recorder.frame(new_ids(1)[0], row, outcome, origin, number, timestamp(), cached=n % 5 == 0))
+    return frames
+
+
+def _take_rows(settings: StorageSettings) -> list[tuple[Any, ...]]:
+    """Every row, all columns as the driver gives them and JSON also as its text; none is left."""
+    with Database(settings) as database:
+        connection = database.writer_connection()
+        cursor = connection.cursor()
+        texts = ("cast(inputs as text)", "cast(output as text)", "cast(probabilities as text)")
+        cursor.execute(f"select {', '.join(texts)}, predictions.* from predictions order by id")  # noqa: S608
+        rows = cursor.fetchall()
+        assert not any("\t" in text for row in rows for text in row[: len(texts)] if text)
+        found = [tuple(map(repr, row)) for row in rows]
+        cursor.execute("delete from predictions")
+        connection.commit()
+        connection.close()
+    return found
+
+
+def test_a_database_that_comes_back_gets_what_memory_could_not_hold(tmp_path: Path) -> None:
+    """Twice what is kept is recorded while there is no table, and more while it is caught up with."""
+    settings = StorageSettings(
+        database_url=SecretStr(f"sqlite:///{tmp_path}/late.db"), journal_dir=tmp_path / "journal"
+    )
+    ids, later = new_ids(40_000), new_ids(5_000)
+
+    async def work(log: PredictionLog) -> None:
+        for start in range(0, len(ids), 1_000):
+            log.record(_frames(ids[start : start + 1_000]), 1_000)
+        assert log.pending_bytes > KEPT_BYTES
+        assert not await log.flush(0.3)
+        await asyncio.to_thread(_migrate, settings)
+        for start in range(0, len(later), 100):
+            log.record(_frames(later[start : start + 100]), 100)
+            await asyncio.sleep(0)
+        assert await log.flush(30)
+        assert log.pending_bytes == 0
+
+    _run(settings, work)
+    assert _ids(settings) == _plain(ids + later)
 
 
 def test_a_damaged_record_is_dead_lettered(storage_settings: StorageSettings) -> None:

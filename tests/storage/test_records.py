@@ -9,7 +9,7 @@ from app.config import StorageSettings
 from app.errors import FieldError
 from app.manifest import LogRules
 from app.pipelines.base import Prediction
-from app.storage.journal import unframe
+from app.storage.lines import unframe
 from app.storage.records import Origin, Recorder, hash_key, timestamp
 from tests.support.manifests import GAP, NUMBER, make_manifest
 
