@@ -236,9 +236,8 @@ def test_a_cached_answer_is_the_answer(models: Path, cached: InProcess, plain: I
 
 def test_a_batch_on_another_form_agrees_with_its_rows(models: Path, compiled: InProcess) -> None:
     """A forest is executed by one form up to some hundreds of rows, and by another beyond."""
-    example = (
-        Manifest.model_validate_json((models / "breast-cancer/1/manifest.json").read_bytes()).golden.rows[0].inputs
-    )
+    manifest = Manifest.model_validate_json((models / "breast-cancer/1/manifest.json").read_bytes())
+    example: dict[str, Any] = {**manifest.golden.rows[0].inputs}
     rows = [{name: value * (0.5 + number / 1000) for name, value in example.items()} for number in range(1_200)]
     together = _together(compiled, "breast-cancer", rows)
     _assert_agree(together[::40], _alone(compiled, "breast-cancer", rows[::40]), _tolerance(models, "breast-cancer"))
