@@ -194,6 +194,15 @@ def test_single_rows_go_before_a_batch(server: Server) -> None:
     assert [result["prediction"] for result in results] == [float(i) for i in range(100)]
 
 
+def test_a_server_that_is_asked_to_stop_answers_what_it_has_let_in(models: Path, tmp_path: Path) -> None:
+    """Those that still wait in a queue, too: nobody who was let in hears of the stop."""
+    with running_server(models, tmp_path / "log", ENVIRONMENT) as server, ThreadPoolExecutor(20) as pool:
+        waiting = [pool.submit(_predict, server, "plodding", 1) for _ in range(20)]
+        _wait_until(lambda: _metric(server, 'presage_rows_waiting{model="plodding"') >= 15)
+        assert server.stop() == 0
+        assert [future.result().status for future in waiting] == [200] * 20
+
+
 def _ask(server: Server, path: str, inputs: Any, *headers: str, address: str = "127.0.0.1") -> RawAnswer:
     body = repr({"inputs": inputs}).replace("'", '"').encode()
     with Caller(server.port, address=address, timeout=60) as caller:
