@@ -56,6 +56,8 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
         enter = stack.enter_async_context
         database = stack.enter_context(Database(settings.storage))
         log = await enter(PredictionLog(settings.storage, database, metrics, _retention(settings)))
+        # Before a thread loads models: both silence warnings for a moment, which Python does for all threads at once.
+        limits = await enter(RateLimits(settings.limits, settings.storage, metrics))
         registry = await enter(ModelRegistry(settings.models, metrics))
         cache = await enter(PredictionCache(settings.cache, settings.storage, metrics))
         predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))
@@ -73,5 +75,5 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             authenticator=await enter(Authenticator(settings.auth, directory, production=production)),
             clients=Clients(database),
             passwords=stack.enter_context(Passwords()),
-            limits=await enter(RateLimits(settings.limits, settings.storage, metrics)),
+            limits=limits,
         )

@@ -13,8 +13,9 @@ from pydantic import TypeAdapter
 
 from app.api import v1, v2
 from app.api.access import security_schemes
-from app.api.problems import Problem
-from app.config import Settings
+from app.api.problems import Problem, problems
+from app.config import InferenceSettings, Settings
+from app.errors import DeadlineExceeded
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
 from app.registry.registry import CHAMPION, ModelEntry
@@ -49,6 +50,7 @@ def complete(document: Document, models: Mapping[str, ModelEntry], settings: Set
         _name_model(paths[path]["post"], default)
     document["components"]["securitySchemes"] = security_schemes(f"{settings.server.root_path}/auth/token", models)
     _fill_v1(paths, models, max_rows, schemas)
+    _document_times(paths, settings.inference)
     document["paths"] = dict(sorted(paths.items(), key=lambda item: ("batch" in item[0], item[0])))
     return document
 
@@ -205,6 +207,27 @@ def _fill_v1(paths: Document, models: Mapping[str, ModelEntry], max_rows: int, s
     for path in ("/batch-predict", "/v1/batch"):
         _set_body(paths[path]["post"], [version.model], batch, schemas, example={"texts": [text, "It broke at once"]})
         _document_headers(paths[path]["post"])
+
+
+def _document_times(paths: Document, settings: InferenceSettings) -> None:
+    """What a caller may say of the time for an answer, and hears when it is over."""
+    (late,) = problems(DeadlineExceeded).items()
+    for path, operations in paths.items():
+        operation = operations.get("post", {})
+        if {*v1.router.tags, *v2.router.tags}.intersection(operation.get("tags", ())):
+            most = settings.batch_timeout_ms if "batch" in path else settings.request_timeout_ms
+            operation.setdefault("parameters", []).append(_timeout_parameter(most))
+            operation["responses"][str(late[0])] = late[1]
+
+
+def _timeout_parameter(most: int) -> Document:
+    return {
+        "name": "X-Request-Timeout-Ms",
+        "in": "header",
+        "required": False,
+        "description": f"Within how many milliseconds an answer is wanted; more than {most} is {most}.",
+        "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999, "default": most},
+    }
 
 
 def _document_headers(operation: Document) -> None:

@@ -40,7 +40,10 @@ def document(server: Server) -> dict[str, Any]:
 
 
 def test_generated_requests_get_the_answers_that_the_document_promises(server: Server, tmp_path: Path) -> None:
-    """Schemathesis: no 5xx, every answer matches its schema, what does not fit is refused, what fits is accepted."""
+    """Schemathesis: no 5xx, every answer matches its schema, what does not fit is refused, what fits is accepted.
+
+    But for a caller who leaves no time for an answer.
+    """
     command: list[str | Path] = [
         Path(sys.executable).with_name("schemathesis"),
         "--config-file",
@@ -95,8 +98,25 @@ def test_a_regressions_answer_is_a_number_without_probabilities(document: dict[s
 
 def test_the_versions_that_are_served_are_in_the_document(document: dict[str, Any]) -> None:
     """As the choices of the query parameter."""
-    (parameter,) = document["paths"]["/v2/predict/sentiment"]["post"]["parameters"]
+    parameters = document["paths"]["/v2/predict/sentiment"]["post"]["parameters"]
+    (parameter,) = [one for one in parameters if one["in"] == "query"]
     assert parameter["schema"]["enum"] == ["champion", "v1", "1", "2"]
+
+
+def test_what_predicts_takes_a_time_and_says_what_comes_of_it(document: dict[str, Any]) -> None:
+    """The header with what holds without it, and the three answers to who cannot be answered in time; nowhere else."""
+    timed = {}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", []):
+                if parameter["name"] == "X-Request-Timeout-Ms":
+                    timed[path] = parameter["schema"]["default"]
+                    assert {"422", "429", "503", "504"} <= set(operation["responses"])
+                    assert operation["responses"]["504"]["description"] == "The time for an answer is over"
+    assert {path for path, most in timed.items() if most == 60_000} == {p for p in timed if "batch" in p}
+    assert set(timed.values()) == {5_000, 60_000}
+    assert {"/predict", "/v1/batch", "/v2/predict", "/v2/batch", "/v2/predict/iris", "/v2/batch/slow"} <= set(timed)
+    assert all("predict" in path or "batch" in path for path in timed)
 
 
 def test_every_answers_example_fits_its_schema(document: dict[str, Any]) -> None:

@@ -106,3 +106,24 @@ def test_an_answer_that_is_none_is_a_failure(labels: Any, shares: Any) -> None:
     """Of another shape, not finite, or a label that is no class."""
     with pytest.raises(ModelFailed):
         SklearnRuntime(_Liar(labels, shares), "classification").predict(np.zeros((1, 1)), 1)
+
+
+class _Counting(StandardScaler):  # type: ignore[misc]
+    """Counts how often it is asked to scale."""
+
+    asked = 0
+
+    def transform(self, X: Any, copy: Any = None) -> Any:
+        type(self).asked += 1
+        return super().transform(X, copy)
+
+
+def test_labels_and_probabilities_are_one_pass() -> None:
+    """What comes before the last step is done once, not once for each of both."""
+    X, y = np.arange(12.0).reshape(-1, 2), np.array([0, 1, 0, 1, 0, 1])
+    runtime = SklearnRuntime(make_pipeline(_Counting(), LogisticRegression()).fit(X, y), "classification")
+    _Counting.asked = 0
+    answer = runtime.predict(X, len(X))
+    assert answer.probabilities is not None
+    assert answer.classes is not None
+    assert _Counting.asked == 1

@@ -48,6 +48,18 @@ class Slow(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return X[:, 0] * 1.0
 
 
+class Plodding(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Takes a twentieth of a second for each row, and answers it."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        time.sleep(len(X) / 20)
+        return X[:, 0] * 1.0
+
+
 class Shouting(BaseEstimator):  # type: ignore[misc]
     """A transformer of texts, as people write them for themselves."""
 
