@@ -72,8 +72,9 @@ class Cycle(RequestResponseCycle):
             return False
         if self.disconnected:
             return True
-        lines = [STATUS_LINE[status], fixed.lines]
+        lines = [STATUS_LINE[status]]
         lines += [b"%s: %s\r\n" % pair for pair in self.default_headers]
+        lines.append(fixed.lines)
         lines += [b"%s: %s\r\n" % pair for pair in headers]
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
