@@ -53,7 +53,8 @@ def _settings(models_dir: Path, folder: Path, cache: Any) -> Settings:
     url = SecretStr(f"sqlite:///{folder}/presage.db")
     storage = StorageSettings(database_url=url, journal_dir=folder / "journal")
     upgrade(storage)
-    models = ModelSettings(models_dir=models_dir, model_modules=(MODULES,))
+    # Compiled, these small models answer sooner than any cache.
+    models = ModelSettings(models_dir=models_dir, model_modules=(MODULES,), compile="off")
     return Settings(auth=OPEN, limits=UNLIMITED, models=models, storage=storage, cache=CacheSettings(cache=cache))
 
 
