@@ -39,6 +39,7 @@ def servers(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         "JWT_SECRET": SECRET,
         "DEFAULT_MODEL": "common",
         "CACHE": "redis",
+        "COMPILE": "off",  # compiled, these forests answer sooner than Redis
         "REDIS_URL": valkey.url,
         "DATABASE_URL": f"sqlite:///{folder}/presage.db",
         "LOG_FORMAT": "json",
