@@ -404,7 +404,12 @@ class OverShare(Overloaded):
 
 
 class DeadlineExceeded(Unavailable):
-    """There is no answer within the time that the request has, or there could not be one."""
+    """There is no answer within the time that the request has, or there could not be one.
+
+    `worked`: the model has been asked all the same, so that it was not for nothing to us.
+    """
+
+    worked = False
 
     status = 504
     code = "deadline_exceeded"

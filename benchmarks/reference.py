@@ -48,12 +48,13 @@ def make_references(data: Path | None, say: Callable[[str], None]) -> dict[str, 
     models = PLACE / "models" / hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     # Version 1 of the recipe, TF-IDF and logistic regression, is the model of the first contract.
     recipe = ["sentiment", "--recipe-version", "1", "--version", "1", "--alias", "v1", "--alias", "champion"]
-    _train(models / "sentiment/1", [*recipe, *(["--data", str(file)] if data else [])], say)
-    _train(models / "breast-cancer/1", ["breast-cancer"], say)
-    rows = _rows(models / "breast-cancer/1")
+    # Each in a folder of its own: nobody's memory holds the other one.
+    _train(models / "text/sentiment/1", [*recipe, *(["--data", str(file)] if data else [])], say)
+    _train(models / "row/breast-cancer/1", ["breast-cancer"], say)
+    rows = _rows(models / "row/breast-cancer/1")
     return {
-        "text": _reference(models, "sentiment", _spread(texts, SINGLES), ("text",)),
-        "row": _reference(models, "breast-cancer", [list(row.values()) for row in rows], tuple(rows[0])),
+        "text": _reference(models / "text", "sentiment", _spread(texts, SINGLES), ("text",)),
+        "row": _reference(models / "row", "breast-cancer", [list(row.values()) for row in rows], tuple(rows[0])),
     }
 
 

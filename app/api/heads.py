@@ -64,5 +64,8 @@ class KnownHeads:
 
 
 def _is_plain(scope: dict[str, Any]) -> bool:
-    special = {b"connection", b"upgrade", b"expect", b"transfer-encoding"}
-    return scope["http_version"] == "1.1" and not any(name in special for name, _ in scope["headers"])
+    special = {b"upgrade", b"expect", b"transfer-encoding"}
+    return scope["http_version"] == "1.1" and not any(
+        name in special or (name == b"connection" and value.lower() != b"keep-alive")
+        for name, value in scope["headers"]
+    )

@@ -223,7 +223,7 @@ class HotRoute(APIRoute):
         self, scope: Scope, services: Services, call: Call | None, error: Exception
     ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
         """The problem document, and the one log line that a failure gets."""
-        if call is not None and isinstance(error, Unavailable):
+        if call is not None and isinstance(error, Unavailable) and not _worked(error):
             services.limits.give_back(call.admission.grant)  # nobody pays for what we could not do
         problem = from_exception(error)
         event = {"method": scope["method"], "handler": self.path, "status": problem.status, "code": problem.code}
@@ -256,6 +256,11 @@ class HotBatchRoute(HotRoute):
     max_bytes_setting = "max_batch_bytes"
     timeout_setting = "batch_timeout_ms"
     bulk = True
+
+
+def _worked(error: Exception) -> bool:
+    """Whether it was done, only not in time: else short deadlines would have models work for nothing."""
+    return isinstance(error, DeadlineExceeded) and error.worked
 
 
 def _milliseconds(value: bytes) -> int:

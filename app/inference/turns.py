@@ -71,7 +71,9 @@ class Call:
         if self.receiver.done():
             return True
         if now > self.terms.deadline:
-            self.fail(DeadlineExceeded("the time for an answer was over before the model had one"))
+            error = DeadlineExceeded("the time for an answer was over before the model had one")
+            error.worked = self.begun > 0
+            self.fail(error)
         elif self.terms.gone():
             self.fail(CallerGone())
         else:
@@ -140,7 +142,10 @@ class Turns:
     def take(self, room: float, now: float, parts: list[Part]) -> float:
         """Add to `parts` what fits into `room`, and if there are none, one row in any case; returns its work."""
         if not self._waiting and self.work <= room:
-            parts += [Part(call, 0, len(call.rows)) for call in self._fresh if not call.stopped(now)]
+            for call in self._fresh:
+                if not call.stopped(now):
+                    call.begun = len(call.rows)
+                    parts.append(Part(call, 0, call.begun))
             taken, self.work, self.rows = self.work, 0.0, 0
             self._fresh.clear()
             return taken

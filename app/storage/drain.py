@@ -5,8 +5,10 @@ the records stay, and it tries again with jittered pauses until it has caught up
 processes have left, and deletes what is past its age.
 """
 
+import contextlib
 import fcntl
 import json
+import os
 import random
 import threading
 import time
@@ -61,6 +63,7 @@ class Drain:
         self._next_expiry = time.monotonic() + _FIRST_EXPIRY_SECONDS
         self._connection: Connection | None = None
         self._failures = 0
+        self._hurries = True  # as threads are when they begin
         self._thread = threading.Thread(target=self._run, name="log-drain", daemon=True)
 
     def start(self) -> None:
@@ -71,6 +74,7 @@ class Drain:
         """End: what can be drained in that time is drained, and the rest is somebody else's, later."""
         self._stop_at = time.monotonic() + seconds
         self._stopping.set()
+        self.give_way(much_waits=True)  # no longer
         with self._wake:
             self._wake.notify()
         self._thread.join(seconds + 0.5)
@@ -78,9 +82,24 @@ class Drain:
             cut(self._connection)
             self._thread.join(seconds)
 
+    def give_way(self, *, much_waits: bool) -> None:
+        """Let every other thread of the machine go first, unless much waits.
+
+        A prediction that comes while this thread has the CPU would wait for milliseconds. Only Linux can do that for
+        one thread, and where a sandbox forbids it, it stays as it is.
+        """
+        thread = self._thread.native_id
+        if thread is None or much_waits == self._hurries:
+            return
+        self._hurries = much_waits
+        with contextlib.suppress(AttributeError, OSError):
+            policy = os.SCHED_OTHER if much_waits else os.SCHED_IDLE
+            os.sched_setscheduler(thread, policy, os.sched_param(0))
+
     def flush(self, seconds: float) -> bool:
         """Drain what is recorded now; whether the database had it all in that time."""
         done = threading.Event()
+        self.give_way(much_waits=True)  # somebody waits for it
         with self._wake:
             self._flushes.append(done)
             self._wake.notify()

@@ -23,7 +23,7 @@ from pathlib import Path
 SUFFIX = ".journal"
 SEGMENT_BYTES = 16 << 20
 # Some fourteen thousand records: about a second of full load on one core.
-KEPT_BYTES = 8 << 20
+KEPT_BYTES = 4 << 20
 _BEGINNING = 64
 _LOCKED_ELSEWHERE = BlockingIOError
 

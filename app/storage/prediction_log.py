@@ -28,6 +28,8 @@ _STOP_SECONDS = 5.0
 _PROBE_SECONDS = 1.0
 _MEASURE_SECONDS = 0.1
 _SEGMENT_SECONDS = 10.0
+# The drain gives way to everybody until so much waits for it, and hurries then until little does.
+_MUCH_BYTES, _LITTLE_BYTES = 16 << 20, 2 << 20
 
 
 class PredictionLog:
@@ -144,13 +146,16 @@ class PredictionLog:
 
     def _keep(self) -> None:
         """The journal's own thread: the drain may wait for the database, and this must not."""
+        self._drain.give_way(much_waits=False)
         tick = min(self._sync_seconds or _MEASURE_SECONDS, _MEASURE_SECONDS)
-        synced = 0.0
+        synced, much_waits = 0.0, False
         while not self._stopping.wait(tick):
             if self._sync_seconds and time.monotonic() - synced >= self._sync_seconds:
                 synced = time.monotonic()
                 self._sync()
             self._journal.rotate(older_than=_SEGMENT_SECONDS)
+            much_waits = self._journal.pending > (_LITTLE_BYTES if much_waits else _MUCH_BYTES)
+            self._drain.give_way(much_waits=much_waits)
             self._metrics.log_pending_bytes.set(self._journal.pending)
             self._metrics.log_lag_seconds.set(age(self._journal.oldest()))
 

@@ -242,6 +242,7 @@ def test_on_the_wire_only_whole_requests_are_remembered() -> None:
             assert not await after(chunked + b"2\r\n{}\r\n0\r\n\r\n")
             assert await after(one)
             assert await after(one)
+            assert await after(_head(2, "Connection: keep-alive", path="/five") + b"{}")
 
     asyncio.run(play())
 

@@ -356,3 +356,17 @@ def test_an_answer_that_cannot_be_told_holds_nobody_else_up(load: Load) -> None:
     with structlog.testing.capture_logs() as lines:
         asyncio.run(ask())
     assert [line["event"] for line in lines] == ["answer_failed", "answer_failed"]
+
+
+def test_work_that_was_done_too_late_was_done(load: Load) -> None:
+    """A deadline that passes while the model works says so; one that passes before does not."""
+
+    async def ask() -> None:
+        with open_desk(load("slow")) as desk:
+            working = desk.ask([0.4], deadline=time.perf_counter() + 0.1)
+            await asyncio.sleep(0.02)
+            waiting = desk.ask([0.0], subject="b", deadline=time.perf_counter() + 0.1)
+            found = await asyncio.gather(working, waiting, return_exceptions=True)
+            assert [error.worked for error in found if isinstance(error, DeadlineExceeded)] == [True, False]
+
+    asyncio.run(ask())
