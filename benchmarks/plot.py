@@ -12,7 +12,7 @@ from benchmarks.report import TITLES, Figures
 from benchmarks.servers import PRESAGE
 from benchmarks.session import CONNECTIONS
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BAR = 760, 190, 150, 62, 34, 20
+_WIDTH, _LEFT, _RIGHT, _TOP, _ROW, _BAR = 820, 190, 210, 62, 34, 20
 _STYLE = """
   text { font: 14px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #1f2328; }
   .title { font-size: 16px; font-weight: 600; }
