@@ -64,14 +64,19 @@ class Cycle(RequestResponseCycle):
         return bytes(self.body)
 
     def answer(self, status: int, fixed: Fixed, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> bool:
-        """Write a whole answer, whose headers are ours and well-formed; False where it has to be sent as messages.
+        """Write a whole answer, unless it has to be sent as messages: its caller does not read, or it has begun."""
+        if self.flow.write_paused or self.response_started:
+            return False
+        self.write(status, fixed, headers, body)
+        return True
+
+    def write(self, status: int, fixed: Fixed, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Write a whole answer, whose headers are ours and well-formed.
 
         Not for HEAD, and not for an answer that ends the connection.
         """
-        if self.response_started:
-            return False
         if self.disconnected:
-            return True
+            return
         lines = [STATUS_LINE[status]]
         lines += [b"%s: %s\r\n" % pair for pair in self.default_headers]
         lines.append(fixed.lines)
@@ -86,4 +91,3 @@ class Cycle(RequestResponseCycle):
         if not self.keep_alive:
             self.transport.close()
         self.on_response()
-        return True

@@ -68,6 +68,9 @@ class ShortWay(Protocol):
     def answer(self, status: int, fixed: Fixed, headers: Headers, body: bytes) -> bool:
         """Write a whole answer at once; False where it has to go the long way."""
 
+    def write(self, status: int, fixed: Fixed, headers: Headers, body: bytes) -> None:
+        """Write it in any case: for a request that was begun while its caller was reading."""
+
 
 def _stays() -> bool:
     return False

@@ -211,7 +211,8 @@ class GuardedProtocol(HttpToolsProtocol):
         cycle.body += body
         cycle.more_body = False
         cycle.message_event.set()
-        if head.begin is not None:
+        # Whoever does not read what was answered waits for its next answer where waiting is possible.
+        if head.begin is not None and not self.flow.write_paused:
             head.begin(scope, cycle, cast("set[Any]", self.tasks))
         else:
             scope[SHORT_WAY] = cycle

@@ -73,5 +73,5 @@ class Exchange:
     def _answer(self, status: int, fixed: Fixed, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         self._running.discard(self)
         headers.append((b"content-length", b"%d" % len(body)))
-        self._wire.answer(status, fixed, headers, body)
+        self._wire.write(status, fixed, headers, body)
         self._route.record(self._services, status, self._started)
