@@ -3,11 +3,12 @@
 For one output, TF-IDF and weights fold into a number for each term: a term that occurs `tf` times adds `tf² · idf²` to
 the square of the norm and `tf · idf · weight` to the score. Both stand in one complex number, so that a term costs one
 look-up and one addition. A pair is found in the dictionary of its first word, by its second: no string is put together,
-and no hash is computed that is not known already. The walk takes every occurrence for a term of its own; words that
-repeat are rare, and set right afterwards.
+and no hash is computed that is not known already. The walk takes every occurrence for a term of its own; the few that
+repeat are set right afterwards.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,8 +16,8 @@ from typing import Any
 
 from app.runtimes.tokens import Tokens
 
-# Up to so many repeats are set right one by one; a text with more of them is counted from the start.
-_FEW_REPEATS = 4
+# A text in which more repeats is counted from the start: differences of large sums would lose digits.
+_MANY_REPEATS = 256
 
 Weight = complex
 Followers = Mapping[str, Weight]
@@ -40,6 +41,11 @@ class TermFrequency:
         """What the term adds: to the norm (its square for l2) in the real part, to the score in the imaginary one."""
         tf = self.of(count)
         return complex((tf * tf if self.norm == "l2" else tf) * weight.real, tf * weight.imag)
+
+    def excess(self, count: int) -> tuple[float, float]:
+        """What `count` occurrences add to the norm and to the score, less what they add one by one."""
+        tf = self.of(count) if count else 0.0
+        return (tf * tf if self.norm == "l2" else tf) - count, tf - count
 
     @property
     def additive(self) -> bool:
@@ -89,7 +95,7 @@ def word_scorer(words: Words, tokens: Tokens, frequency: TermFrequency, offset: 
     """
     table, skipped, slow = tokens.table, tokens.skipped, tokens.of
     squared, additive = frequency.norm == "l2", frequency.additive
-    sqrt = math.sqrt
+    repeated, sqrt = _repeats(words, skipped, frequency), math.sqrt
 
     def score(text: str) -> float:
         quick = table is not None and text.isascii()
@@ -107,43 +113,68 @@ def word_scorer(words: Words, tokens: Tokens, frequency: TermFrequency, offset: 
         if not additive:
             once = set(found)
             if len(once) < len(found):
-                total = _repeated(found, once, words, skipped, frequency, total)
+                total = repeated(found, once, total)
         size = sqrt(total.real) if squared else total.real
         return total.imag / (size or 1.0) + offset
 
     return score
 
 
-def _repeated(
-    found: list[str], once: set[str], words: Words, skipped: frozenset[str], frequency: TermFrequency, total: Weight
-) -> Weight:
-    """The total once more, with terms that repeat weighed as they should be. Uses up `once`."""
-    repeats = []
+def _repeats(words: Words, skipped: frozenset[str], frequency: TermFrequency) -> Callable[..., Weight]:
+    """The function that weighs terms which repeat as they should be, in the total of a walk.
+
+    It takes the tokens, the set of them, which it uses up, and the total.
+    """
+    excess = [frequency.excess(count) for count in range(_MANY_REPEATS + 2)]
+    pairs_too = any(followers for _, followers in words.values())
+
+    def repeated(found: list[str], once: set[str], total: Weight) -> Weight:
+        repeats = len(found) - len(once)
+        if repeats > _MANY_REPEATS:
+            return _counted([token for token in found if token not in skipped], words, frequency)
+        often = _often(found, once)
+        terms = [(words[token][0], count) for token, count in often.items() if token in words]
+        if pairs_too and repeats > 1:  # a pair that repeats repeats two words, or one word twice
+            pairs = _often_paired(found, often, skipped)
+            terms += [(_pair_weight(words, *pair), count) for pair, count in pairs.items()]
+        for weight, count in terms:
+            size, score = excess[count]
+            total += complex(size * weight.real, score * weight.imag)
+        return total
+
+    return repeated
+
+
+def _often(found: list[str], once: set[str]) -> dict[str, int]:
+    """The words that occur more than once, and how often."""
+    often: dict[str, int] = {}
     for token in found:
         if token in once:
             once.remove(token)
         else:
-            repeats.append(token)
-    if len(repeats) > _FEW_REPEATS:
-        return _counted([token for token in found if token not in skipped], words, frequency)
-    for token in set(repeats):
-        if token in words:
-            total += _excess(words[token][0], found.count(token), frequency)
-    if len(repeats) > 1:  # a pair that repeats repeats two words, or one word twice
-        kept = [token for token in found if token not in skipped]
-        pairs = [pair for pair in pairwise(kept) if pair[0] in repeats and pair[1] in repeats]
-        for pair in set(pairs):
-            total += _excess(_pair_weight(words, *pair), pairs.count(pair), frequency)
-    return total
+            often[token] = often.get(token, 1) + 1
+    return often
+
+
+def _often_paired(found: list[str], often: Mapping[str, int], skipped: frozenset[str]) -> Mapping[tuple[str, str], int]:
+    """The pairs that occur more than once, and how often; both of their words do."""
+    pairs, before = [], ""
+    for token in found:
+        if token in skipped:
+            continue
+        if token in often:
+            if before:
+                pairs.append((before, token))
+            before = token
+        else:
+            before = ""
+    if len(set(pairs)) == len(pairs):
+        return {}
+    return {pair: count for pair, count in Counter(pairs).items() if count > 1}
 
 
 def _pair_weight(words: Words, first: str, second: str) -> Weight:
     return words[first][1].get(second, 0j) if first in words else 0j
-
-
-def _excess(weight: Weight, count: int, frequency: TermFrequency) -> Weight:
-    """What a term adds, less what the walk has added for it."""
-    return frequency.weigh(weight, count) - count * weight
 
 
 def _counted(found: list[str], words: Words, frequency: TermFrequency) -> Weight:

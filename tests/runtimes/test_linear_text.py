@@ -180,6 +180,17 @@ def test_what_stands_between_vectoriser_and_classifier_folds_too(make: Callable[
     _check(make().fit(TEXTS, labels), [*TEXTS, *ODD])
 
 
+@pytest.mark.parametrize("sublinear", [True, False], ids=["sublinear", "plain"])
+@pytest.mark.parametrize("norm", ["l1", "l2", None])
+@pytest.mark.parametrize("repeats", [2, 3, 200, 300])
+def test_words_and_pairs_that_repeat_weigh_what_they_should(repeats: int, norm: Any, *, sublinear: bool) -> None:
+    """Also across words that are no tokens, and whether few of them repeat or so many that all are counted."""
+    estimator = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), norm=norm, sublinear_tf=sublinear), Ridge())
+    pieces = ["it a is ", "good ", "it I it ", "bad a bad I the zzz a good ", "a "]
+    texts = [piece * repeats for piece in pieces] + [f"{piece * repeats} what is good" for piece in pieces]
+    _check(estimator.fit(TEXTS, np.arange(len(TEXTS))), texts, "regression")
+
+
 @pytest.mark.parametrize("method", ["sigmoid", "isotonic"])
 def test_a_model_that_was_fitted_before_its_calibration_folds(method: Any) -> None:
     """The estimator inside is frozen."""
