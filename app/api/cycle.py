@@ -8,8 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from uvicorn._types import ASGI3Application
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.exchange import SHORT_WAY, Fixed
 
@@ -44,6 +44,27 @@ class Signal:
 class Cycle(RequestResponseCycle):
     """The application has it in the scope, under SHORT_WAY."""
 
+    body: bytearray | bytes  # type: ignore[assignment]  # uvicorn only adds to it, and makes bytes of it
+    waiting_for_100_continue = False
+    access_log = False
+
+    def __init__(self, protocol: HttpToolsProtocol, scope: HTTPScope, *, keep_alive: bool) -> None:
+        """Sets what uvicorn's own does, from the protocol that it is part of; one call with twelve names costs more."""
+        self.scope = scope
+        self.transport = protocol.transport
+        self.flow = protocol.flow
+        self.logger = protocol.logger
+        self.access_logger = protocol.access_logger
+        self.default_headers = protocol.server_state.default_headers
+        self.message_event = cast("asyncio.Event", Signal())
+        self.on_response = protocol.on_response_complete
+        self.disconnected = self.response_started = self.response_complete = False
+        self.keep_alive = keep_alive
+        self.body = bytearray()
+        self.more_body = True
+        self.chunked_encoding = None
+        self.expected_content_length = 0
+
     async def run_asgi(self, app: ASGI3Application) -> None:
         """One exchange, from here to its end."""
         try:
@@ -77,10 +98,8 @@ class Cycle(RequestResponseCycle):
         """
         if self.disconnected:
             return
-        lines = [STATUS_LINE[status]]
-        lines += [b"%s: %s\r\n" % pair for pair in self.default_headers]
-        lines.append(fixed.lines)
-        lines += [b"%s: %s\r\n" % pair for pair in headers]
+        lines = [STATUS_LINE[status], fixed.lines]
+        lines += [b"%s: %s\r\n" % pair for pair in (*self.default_headers, *headers)]
         if not self.keep_alive:
             lines.append(b"connection: close\r\n")
         self.response_started = self.response_complete = True

@@ -157,15 +157,6 @@ async def read_json_body(scope: Scope, receive: Receive, most: int) -> bytes:
     return await _read_body(receive, most)
 
 
-def take_json_body(scope: Scope, wire: "ShortWay", most: int) -> bytes:
-    """The same where the whole of it is here already."""
-    check_json_head(scope)
-    body = wire.body_now()
-    if len(body) > most:
-        raise body_too_large(most)
-    return body
-
-
 async def _read_body(receive: Receive, most: int) -> bytes:
     message = await receive()
     body: bytes = message.get("body", b"")

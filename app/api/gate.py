@@ -23,6 +23,7 @@ from app.api.exchange import (
     CountedBody,
     Headers,
     body_too_large,
+    check_json_head,
     declared_length,
     request_id,
     security_headers,
@@ -33,7 +34,7 @@ from app.api.guard import ADMISSION, Guard
 from app.api.hot_route import QUIET, HotRoute
 from app.api.problems import from_exception, render
 from app.config import Settings
-from app.errors import MethodNotAllowed, PresageError
+from app.errors import MethodNotAllowed, PresageError, UnsupportedMediaType
 from app.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Gate:
         self._by_model = {path.removesuffix(_MODEL): route for path, route in hot.items() if path.endswith(_MODEL)}
         self._routes = known_routes(routes, settings)
         self._root_path = settings.server.root_path
-        self._max_body_bytes = settings.bounds.max_body_bytes
+        self._bounds = settings.bounds
         self._edge = Edge(settings.edge)
         self._metrics = metrics
         # Nothing to be asked of a request before its route, and nothing that a route would have to wait for.
@@ -90,11 +91,20 @@ class Gate:
             await self._cold(scope, receive, send, cold, self._find(path, scope["method"]))
 
     def straight(self, scope: Scope) -> tuple[HotRoute, dict[str, str]] | None:
-        """The route that may `begin` such a request at once, and the parameters in its path; None for all others."""
+        """The route that may begin requests with such a head at once, and the parameters in its path; None for others.
+
+        Its head announces plain JSON within the bounds, so that need not be asked for each of them.
+        """
         if not self._straight or scope["method"] != "POST":
             return None
         route, parameters = self._hot(scope["path"])
-        return None if route is None or route.bulk else (route, parameters)
+        if route is None or route.bulk or declared_length(scope) > getattr(self._bounds, route.max_bytes_setting):
+            return None
+        try:
+            check_json_head(scope)
+        except UnsupportedMediaType:
+            return None
+        return route, parameters
 
     def _hot(self, path: str) -> tuple[HotRoute | None, dict[str, str]]:
         route = self._exact.get(path)
@@ -143,7 +153,7 @@ class Gate:
         self, scope: Scope, receive: Receive, send: Send, cold: ASGIApp, found: ColdRoute | MethodNotAllowed | None
     ) -> None:
         route = found if isinstance(found, ColdRoute) else None
-        exchange = _ColdExchange(scope, receive, send, route.most_bytes if route else self._max_body_bytes)
+        exchange = _ColdExchange(scope, receive, send, route.most_bytes if route else self._bounds.max_body_bytes)
         guard: Guard = scope["app"].guard
         scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"cookie"]
         try:

@@ -64,7 +64,7 @@ class Guard:
         # A name that no model has would be a window of the caller's own making.
         window = model if model in self._models else REQUESTS
         admission = self._admit(scope, window)
-        if not admission.principal.may(f"predict:{model}"):
+        if not admission.principal.may_predict(model):
             raise _forbidden(["predict"])
         return admission
 

@@ -13,11 +13,10 @@ from urllib.parse import unquote
 import httptools
 import structlog
 from starlette.types import Receive, Scope, Send
-from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.connections import Wire
-from app.api.cycle import Cycle, Signal
+from app.api.cycle import Cycle
 from app.api.exchange import REQUEST_ID, SECURITY_HEADERS, SHORT_WAY, send_early_answer
 from app.api.framing import FRAMING, check_framing, check_target, refuse_tunnel
 from app.api.heads import Begin, Head
@@ -53,7 +52,18 @@ class GuardedProtocol(HttpToolsProtocol):
     """One connection; `guarded` binds the class to the settings."""
 
     # Beside uvicorn's own, further names in the instance's dictionary would make every look-up in it slower.
-    __slots__ = ("_framing", "_network", "_phase", "_requests", "_seconds", "_since", "_sound", "_unused", "_waits")
+    __slots__ = (
+        "_fixed_scope",
+        "_framing",
+        "_network",
+        "_phase",
+        "_requests",
+        "_seconds",
+        "_since",
+        "_sound",
+        "_unused",
+        "_waits",
+    )
 
     wire: Wire
 
@@ -68,6 +78,14 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse a connection that is one too many; one far too many gets no answer."""
         super().connection_made(transport)
         self.url = b""
+        self._fixed_scope = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": self.root_path,
+        }
         self._phase = _IDLE
         self._unused = 0  # bytes of which nothing has been made yet
         self._requests = 0  # that the parser has found
@@ -142,7 +160,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def overdue(self) -> None:
         """What was waited for has not come in time."""
-        if self._phase == _IDLE:
+        if self._phase == _IDLE and self._answering():
+            self._wait(None)
+        elif self._phase == _IDLE:
             self.transport.close()
         else:
             what, seconds = "body", self.wire.body_seconds
@@ -196,20 +216,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _again(self, head: Head, body: bytes) -> None:
         """A whole request whose head has been read before."""
-        scope: Any = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "root_path": self.root_path,
-            "state": self.app_state.copy(),
-            **head.scope,
-        }
-        self._wait(None)
-        self.cycle = cycle = self._exchange(scope, keep_alive=True)
-        cycle.body += body
-        cycle.more_body = False
+        scope: Any = {**self._fixed_scope, **head.scope, "state": self.app_state.copy()}
+        # The time to wait for it may go on: when it is over, `overdue` sees that there is nothing to wait for.
+        self.cycle = cycle = Cycle(self, scope, keep_alive=True)
+        cycle.body, cycle.more_body = body, False
         cycle.message_event.set()
         # Whoever does not read what was answered waits for its next answer where waiting is possible.
         if head.begin is not None and not self.flow.write_paused:
@@ -233,7 +243,7 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["raw_path"] = raw_path
         scope["query_string"] = target.query or b""
         before = self.cycle
-        self.cycle = cycle = self._exchange(scope, keep_alive=version != "1.0" and parser.should_keep_alive())
+        self.cycle = cycle = Cycle(self, scope, keep_alive=version != "1.0" and parser.should_keep_alive())
         cycle.waiting_for_100_continue = self.expect_100_continue
         scope[SHORT_WAY] = cycle  # type: ignore[literal-required]
         if before is None or before.response_complete:  # type: ignore[redundant-expr]  # uvicorn says it is never None
@@ -317,7 +327,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if broken is not None and broken.response_started:
             self._end(broken)
             return
-        refusal = self._exchange(cast("Any", {"type": "http", "method": method}), keep_alive=False)
+        refusal = Cycle(self, cast("Any", {"type": "http", "method": method}), keep_alive=False)
         app = cast("Any", partial(_answer, error))
         if self.pipeline and self.pipeline[0][0] is broken:
             self.pipeline[0] = (refusal, app)
@@ -335,21 +345,6 @@ class GuardedProtocol(HttpToolsProtocol):
         answered.keep_alive = False
         if answered.response_complete:
             self.transport.close()
-
-    def _exchange(self, scope: HTTPScope, *, keep_alive: bool) -> Cycle:
-        return Cycle(
-            scope=scope,
-            transport=self.transport,
-            flow=self.flow,
-            logger=self.logger,
-            access_logger=self.access_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=cast("Any", Signal()),
-            expect_100_continue=False,
-            keep_alive=keep_alive,
-            on_response=self.on_response_complete,
-        )
 
 
 async def _answer(error: PresageError, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG001 -- an app's

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from starlette.types import Scope
 
-from app.api.exchange import Disconnected, Fixed, ShortWay, fixed_on_json, fixed_security, take_json_body
+from app.api.exchange import Disconnected, Fixed, ShortWay, fixed_on_json, fixed_security
 from app.api.hot_route import GONE, Call, HotRoute, stopping
 from app.inference.service import Answer
 from app.inference.turns import CallerGone
@@ -35,7 +35,7 @@ class Exchange:
         route, services = self._route, self._services
         try:
             self._call = call = route.admit(self._scope, services, self._started, self._wire.gone)
-            call.content = take_json_body(self._scope, self._wire, route.most_bytes(services))
+            call.content = self._wire.body_now()
             self._question = question = route.ask(call)
             self._running.add(self)
             services.predictions.ask(question.model, question.rows, call.terms, self._told)

@@ -25,6 +25,10 @@ class Principal:
         """Whether `scope`, a verb or a verb and a model, is permitted."""
         return scope in self.scopes or (":" in scope and scope.partition(":")[0] in self.scopes)
 
+    def may_predict(self, model: str) -> bool:
+        """The same as `may("predict:MODEL")`, with nothing put together for those who may ask every model."""
+        return "predict" in self.scopes or f"predict:{model}" in self.scopes
+
     def may_any(self, verb: str) -> bool:
         """Whether the verb is permitted, be it for one model."""
         return any(scope.partition(":")[0] == verb for scope in self.scopes)

@@ -203,6 +203,8 @@ def _merge(candidates: Sequence[Row | FieldError], predicted: Sequence[Outcome])
 
 def _number_failures(outcomes: list[Outcome]) -> list[Outcome]:
     """A failure inside the model does not know its row; its place in the request does."""
+    if len(outcomes) == 1 and not isinstance(outcomes[0], FieldError):
+        return outcomes  # as nearly always
     return [
         replace(outcome, row=position) if isinstance(outcome, FieldError) and outcome.row is None else outcome
         for position, outcome in enumerate(outcomes)

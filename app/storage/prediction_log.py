@@ -29,7 +29,7 @@ _PROBE_SECONDS = 1.0
 _MEASURE_SECONDS = 0.1
 _SEGMENT_SECONDS = 10.0
 # The drain gives way to everybody until so much waits for it, and hurries then until little does.
-_MUCH_BYTES, _LITTLE_BYTES = 16 << 20, 2 << 20
+_MUCH_BYTES, _LITTLE_BYTES = 3 << 20, 1 << 20
 
 
 class PredictionLog:

@@ -14,7 +14,7 @@ from pydantic_core import to_json
 
 from app.config import StorageSettings
 from app.errors import FieldError
-from app.manifest import LogRules, Manifest
+from app.manifest import Label, LogRules, Manifest
 from app.pipelines.base import Prediction, Row
 from app.storage.lines import frame
 from app.storage.payload import PAYLOAD, SHARED
@@ -43,6 +43,7 @@ class Recorder:
         self._keeps_all = all(keep == "store" for keep in self._keep.values())
         self._key = key
         self._shared = lru_cache(_KNOWN)(self._make_shared)
+        self._labelled = lru_cache(_KNOWN, typed=True)(_label)  # 1 and True are equal, and not the same JSON
 
     def frame(
         self,
@@ -61,18 +62,14 @@ class Recorder:
         if isinstance(outcome, FieldError):
             error = outcome.code
         else:
-            value = outcome.value
-            output = to_json(value)
-            if self._classifies:
-                label = output if type(value) is str else to_json(str(value))
+            output, label = self._labelled(outcome.value) if self._classifies else (to_json(outcome.value), _NULL)
             if outcome.probabilities is not None:
                 probabilities = to_json(outcome.probabilities)
         payload = PAYLOAD % (
             identifier.encode(),
             at.encode(),
             to_json(origin.request_id),
-            to_json(origin.principal),
-            self._shared(origin.protocol, cached, error),
+            *self._shared(origin.principal, origin.protocol, cached, error),
             to_json(latency_ms),
             to_json(row if self._keeps_all else self._kept(row)),
             output,
@@ -81,10 +78,16 @@ class Recorder:
         )
         return frame(payload)
 
-    def _make_shared(self, protocol: str, cached: bool, error: str | None) -> bytes:  # noqa: FBT001 -- as the cache takes it
-        """The members that are the same for most rows, without their braces."""
+    def _make_shared(
+        self,
+        principal: str,
+        protocol: str,
+        cached: bool,  # noqa: FBT001 -- as the cache takes it
+        error: str | None,
+    ) -> tuple[bytes, bytes]:
+        """The principal; and the members that are the same for most rows, without their braces."""
         values = (protocol, self._model, self._version, self._digest, cached, error)
-        return to_json(dict(zip(SHARED, values, strict=True)))[1:-1]
+        return to_json(principal), to_json(dict(zip(SHARED, values, strict=True)))[1:-1]
 
     def _kept(self, row: Row) -> Mapping[str, Any]:
         return {
@@ -97,6 +100,12 @@ class Recorder:
         """Equal values of one field have equal hashes; without the key, nobody can try values out."""
         digest = hmac.new(self._key, to_json([name, value]), hashlib.sha256)
         return f"hmac-sha256:{digest.hexdigest()}"
+
+
+def _label(value: Label | float) -> tuple[bytes, bytes]:
+    """A label as the answer has it, and as the text that it is counted under."""
+    output = to_json(value)
+    return output, output if type(value) is str else to_json(str(value))
 
 
 def timestamp() -> str:
