@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import structlog
 
@@ -96,6 +96,7 @@ class Directory:
         self._wake = threading.Condition()
         self._asked: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[bool]]] = []
         self._stopping = False
+        self._connection: Any = None
         self._thread = threading.Thread(target=self._run, name="directory", daemon=True)
 
     async def __aenter__(self) -> Self:
@@ -149,6 +150,7 @@ class Directory:
             with self._wake:
                 if not (self._asked or self._stopping):
                     self._wake.wait(self._poll if readable else _jittered(_RETRY_SECONDS))
+        self._disconnect()
 
     def _refresh(self) -> bool:
         """Whether the snapshot is now what the database has."""
@@ -165,11 +167,11 @@ class Directory:
         return True
 
     def _read(self) -> None:
+        # The number first: a change that comes in between is read twice, and never missed.
+        generation = self._ask_for_generation()
+        if generation == self._generation and time.monotonic() < self._reread_at:
+            return
         with self._database.reading() as connection:
-            # The number first: a change that comes in between is read twice, and never missed.
-            generation = table.generation(connection)
-            if generation == self._generation and time.monotonic() < self._reread_at:
-                return
             clients, keys = table.clients(connection), table.api_keys(connection)
             revoked = table.revoked_tokens(connection)
         snapshot = Snapshot({c.name: _known_client(c) for c in clients}, {k.id: _known_key(k) for k in keys}, revoked)
@@ -177,6 +179,21 @@ class Directory:
             self.snapshot = snapshot
             self.number += 1
         self._generation, self._reread_at = generation, time.monotonic() + self._reread
+
+    def _ask_for_generation(self) -> int:
+        if self._connection is None:
+            self._connection = self._database.poll_connection()
+        try:
+            return table.generation(self._connection)
+        except Exception:
+            self._disconnect()  # the next time over another one
+            raise
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(Exception):  # it is gone either way
+                connection.close()
 
     def _note_success(self) -> None:
         self._confirmed = time.monotonic(), datetime.now(UTC)

@@ -6,7 +6,7 @@ same transaction. So one number tells a process whether anything has changed sin
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -50,9 +50,15 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
-def generation(connection: Connection) -> int:
-    """How often anything here has changed."""
-    return connection.scalars(select(AuthGenerationRow.number)).one()
+_GENERATION = str(select(AuthGenerationRow.number))
+
+
+def generation(connection: Any) -> int:
+    """How often anything here has changed; asked over a connection of the driver itself."""
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(_GENERATION)
+        number: int = cursor.fetchone()[0]
+    return number
 
 
 @contextmanager

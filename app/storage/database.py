@@ -134,6 +134,17 @@ class Database:
         connection: writer.Connection = connect_postgresql(self.url, statement_ms=_WRITER_MS, lock_ms=_WRITER_MS)
         return connection
 
+    def poll_connection(self) -> Any:
+        """A connection of the driver itself, for a thread that asks one thing again and again, outside transactions.
+
+        Through the engine that would be a millisecond of Python each time, during which predictions wait. Raises the
+        driver's errors.
+        """
+        connection = self._connect()
+        if self.dialect == "postgresql":
+            connection.autocommit = True
+        return connection
+
     def schema_state(self) -> SchemaState:
         """How the database's schema compares with this release's; never raises, and answers within seconds."""
         try:
@@ -196,6 +207,7 @@ def connect_sqlite(url: URL, *, isolation_level: Literal["IMMEDIATE"] | None) ->
     # A pool hands a connection from thread to thread, though never to two at once.
     connection = sqlite3.connect(path, _BUSY_SECONDS, isolation_level=isolation_level, check_same_thread=False)
     connection.execute("pragma synchronous = normal")
+    connection.execute("pragma temp_store = memory")
     connection.execute("pragma foreign_keys = on")
     return connection
 

@@ -34,7 +34,7 @@ def _audit(database: Database) -> list[Any]:
 
 def _generation(database: Database) -> int:
     with database.reading() as connection:
-        return table.generation(connection)
+        return table.generation(connection.connection)
 
 
 def _opens(database: Database, name: str, secret: str) -> bool:

@@ -96,7 +96,7 @@ def test_changes_come_one_after_the_other(database: Database) -> None:
         list(threads.map(change, range(4)))
     with database.reading() as connection:
         assert table.find_with_secret(connection, "batch") == (BATCH, "20")
-        assert table.generation(connection) == 20
+        assert table.generation(connection.connection) == 20
         assert sorted(before["n"] for before in connection.scalars(select(AuditRow.before))) == list(range(20))
 
 
@@ -113,5 +113,5 @@ def test_a_change_that_fails_leaves_no_trace(database: Database) -> None:
         fail()
     with database.reading() as connection:
         assert table.clients(connection) == []
-        assert table.generation(connection) == 0
+        assert table.generation(connection.connection) == 0
         assert connection.scalars(select(AuditRow.id)).all() == []
