@@ -30,11 +30,11 @@ _MERGE = (
     f"insert into predictions ({_COLUMNS}) select {_COLUMNS} from incoming, json_to_record(record) as r({_TYPES}) "  # noqa: S608
     "on conflict (id) do nothing"
 )
-# Records that are looked at together. Those with the same `SHARED` bind one value for each of its columns: binding is a
-# third of the cost of a row. A caller is not among them: rows sorted by caller reach the indexes in no good order.
-_SQLITE_RECORDS = 512
-# Most rows of a statement. The driver lets go of the GIL once a statement: a row each would take it from the event loop
-# a thousand times, and many rows would keep it long. Powers of two down from here, so that few statements are prepared.
+# Records that are looked at together, and most rows of a statement. Those with the same `SHARED` bind one value for
+# each of its columns: binding is a third of the cost of a row. A caller is not among them: rows sorted by caller reach
+# the indexes in no good order. The driver lets go of the GIL once a statement: a row each would take it from the event
+# loop a thousand times, and many rows would keep it long. Powers of two down from here, so that few statements are
+# prepared.
 _SQLITE_ROWS = 64
 
 
@@ -78,8 +78,8 @@ def write_sqlite(connection: Connection, records: Sequence[bytes]) -> None:
     """Write and commit. Raises Poison for what the records say, the driver's errors for everything else."""
     try:
         cursor = connection.cursor()
-        for start in range(0, len(records), _SQLITE_RECORDS):
-            for shared, own in sqlite_values(records[start : start + _SQLITE_RECORDS]).items():
+        for start in range(0, len(records), _SQLITE_ROWS):
+            for shared, own in sqlite_values(records[start : start + _SQLITE_ROWS]).items():
                 _insert(cursor, shared, own)
         connection.commit()
     except (ValueError, TypeError, KeyError, OverflowError, sqlite3.DataError, sqlite3.IntegrityError) as error:
