@@ -98,7 +98,7 @@ def _drain(folder: Path, postgres: Postgres) -> list[str]:
     for start in range(0, DRAINED_ROWS, 1_000):
         outcome = Prediction("yes", {"no": 0.25, "yes": 0.75})
         origin, row = Origin("request", "anonymous", "v2"), {NUMBER.name: float(start)}
-        rows = [recorder.frame(i, row, outcome, origin, 1.0, timestamp()) for i in new_ids(1_000)]
+        rows = recorder.frames([(i, row, outcome) for i in new_ids(1_000)], origin, 1.0, timestamp())
         journal.append(b"".join(rows))
     journal.close()
 

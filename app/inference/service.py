@@ -174,7 +174,7 @@ class _Desk:
         latency_ms = (time.perf_counter() - terms.started) * 1000
         for start in range(0, len(found), _RECORDED_AT_ONCE):
             some, at = found[start : start + _RECORDED_AT_ONCE], timestamp()
-            lines = [self._recorder.frame(*each, terms.origin, latency_ms, at, cached=True) for each in some]
+            lines = self._recorder.frames(some, terms.origin, latency_ms, at, cached=True)
             self._log.record(b"".join(lines), len(lines))
             if start + _RECORDED_AT_ONCE < len(found):
                 await asyncio.sleep(0)  # others have the event loop
@@ -184,14 +184,15 @@ class _Desk:
         if self._log.policy == "off":
             return
         now, at = time.perf_counter(), timestamp()
-        frame, lines, following = self._recorder.frame, [], iter(outcomes)
+        lines: list[bytes] = []
+        end = 0
         for part in parts:
-            call = part.call
-            terms, wanted = call.terms, not call.receiver.done()
-            latency_ms = (now - terms.started) * 1000
-            for row, outcome in zip(range(part.start, part.stop), following, strict=False):
-                if wanted:
-                    lines.append(frame(call.ids[row], call.rows[row], outcome, terms.origin, latency_ms, at))
+            call, rows, start = part.call, slice(part.start, part.stop), end
+            end += part.stop - part.start
+            if not call.receiver.done():
+                answered = zip(call.ids[rows], call.rows[rows], outcomes[start:end], strict=True)
+                latency_ms = (now - call.terms.started) * 1000
+                lines += self._recorder.frames(answered, call.terms.origin, latency_ms, at)
         self._log.record(b"".join(lines), len(lines))
 
 

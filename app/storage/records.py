@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -45,38 +45,33 @@ class Recorder:
         self._shared = lru_cache(_KNOWN)(self._make_shared)
         self._labelled = lru_cache(_KNOWN, typed=True)(_label)  # 1 and True are equal, and not the same JSON
 
-    def frame(
+    def frames(
         self,
-        identifier: str,
-        row: Row,
-        outcome: Outcome,
+        answered: Iterable[tuple[str, Row, Outcome]],
         origin: Origin,
         latency_ms: float,
         at: str,
         *,
         cached: bool = False,
-    ) -> bytes:
-        """The journal's line for a row: its id, what came of it, for whom, and when."""
-        output = label = probabilities = _NULL
-        error = None
-        if isinstance(outcome, FieldError):
-            error = outcome.code
-        else:
-            output, label = self._labelled(outcome.value) if self._classifies else (to_json(outcome.value), _NULL)
-            if outcome.probabilities is not None:
-                probabilities = to_json(outcome.probabilities)
-        payload = PAYLOAD % (
-            identifier.encode(),
-            at.encode(),
-            to_json(origin.request_id),
-            *self._shared(origin.principal, origin.protocol, cached, error),
-            to_json(latency_ms),
-            to_json(row if self._keeps_all else self._kept(row)),
-            output,
-            label,
-            probabilities,
-        )
-        return frame(payload)
+    ) -> list[bytes]:
+        """The journal's line for each row of a request: its id, what came of it, for whom, and when."""
+        keeps_all, classifies = self._keeps_all, self._classifies
+        time, request, latency = at.encode(), to_json(origin.request_id), to_json(latency_ms)
+        frames = []
+        for identifier, row, outcome in answered:
+            output = label = probabilities = _NULL
+            error = None
+            if isinstance(outcome, FieldError):
+                error = outcome.code
+            else:
+                output, label = self._labelled(outcome.value) if classifies else (to_json(outcome.value), _NULL)
+                if outcome.probabilities is not None:
+                    probabilities = to_json(outcome.probabilities)
+            principal, shared = self._shared(origin.principal, origin.protocol, cached, error)
+            inputs = to_json(row if keeps_all else self._kept(row))
+            own = (identifier.encode(), time, request, principal, shared, latency, inputs, output, label, probabilities)
+            frames.append(frame(PAYLOAD % own))
+        return frames
 
     def _make_shared(
         self,

@@ -28,8 +28,8 @@ def settings(tmp_path: Path) -> StorageSettings:
     left = Journal(found.journal_dir, max_bytes=1 << 30)
     for principal in ("ada", "grace"):
         origin = Origin("request", principal, "v2")
-        rows = [(i, {NUMBER.name: 1.0}, Prediction("yes"), origin, 1.0, timestamp()) for i in new_ids(10)]
-        left.append(b"".join(RECORDER.frame(*row) for row in rows))
+        rows = [(i, {NUMBER.name: 1.0}, Prediction("yes")) for i in new_ids(10)]
+        left.append(b"".join(RECORDER.frames(rows, origin, 1.0, timestamp())))
     left.close()
     return found
 

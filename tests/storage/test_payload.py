@@ -40,7 +40,7 @@ def _payload(
     row: dict[str, Any], outcome: Any, origin: Origin, *, rules: LogRules | None = None, latency_ms: float = 1.5
 ) -> bytes:
     recorder = Recorder(CLASSIFIER, rules or LogRules(), b"key")
-    payload = unframe(recorder.frame(ID, row, outcome, origin, latency_ms, AT)[:-1])
+    payload = unframe(recorder.frames([(ID, row, outcome)], origin, latency_ms, AT)[0][:-1])
     assert payload is not None
     return payload
 
@@ -64,7 +64,9 @@ def test_cutting_gives_what_parsing_gives(
 @given(row=ROWS, value=NUMBERS)
 def test_a_number_is_an_output_without_a_label(row: dict[str, Any], value: float) -> None:
     """Neither has a regression any probabilities."""
-    frame = Recorder(REGRESSION, LogRules(), b"").frame(ID, row, Prediction(value), Origin("r", "p", "v1"), 1.5, AT)
+    (frame,) = Recorder(REGRESSION, LogRules(), b"").frames(
+        [(ID, row, Prediction(value))], Origin("r", "p", "v1"), 1.5, AT
+    )
     payload = unframe(frame[:-1])
     assert payload is not None
     ((own,),) = (sqlite_values([payload]).values(),)

@@ -31,7 +31,7 @@ ORIGIN = Origin("request-1", "anonymous", "v2")
 
 def _frames(ids: list[str], value: float = 1.0) -> bytes:
     outcome = Prediction("yes", {"no": 0.25, "yes": 0.75})
-    return b"".join(RECORDER.frame(i, {NUMBER.name: value}, outcome, ORIGIN, 1.5, timestamp()) for i in ids)
+    return b"".join(RECORDER.frames([(i, {NUMBER.name: value}, outcome) for i in ids], ORIGIN, 1.5, timestamp()))
 
 
 def _run(
@@ -133,7 +133,7 @@ def test_texts_that_databases_dislike_do_not_keep_their_companions_out(storage_s
     """A NUL in a text is stored, or dead-lettered; the rows beside it arrive either way."""
     ids = new_ids(3)
     rows = zip(ids, ("a", "nul \0 byte", "b"), strict=True)
-    frames = [RECORDER.frame(i, {"x": text}, Prediction("yes"), ORIGIN, 1.0, timestamp()) for i, text in rows]
+    frames = RECORDER.frames([(i, {"x": text}, Prediction("yes")) for i, text in rows], ORIGIN, 1.0, timestamp())
 
     async def work(log: PredictionLog) -> None:
         log.record(b"".join(frames), 3)
@@ -225,7 +225,7 @@ def _awkward_frames() -> list[bytes]:
         # A NUL in a caller's name is refused; it comes once.
         origin = Origin(text if "\0" not in text else "r", f"caller {n % 4} 日", f"v{n % 2}")
         recorder = recorders[n // len(outcomes)]
-        frames.append(recorder.frame(new_ids(1)[0], row, outcome, origin, number, timestamp(), cached=n % 5 == 0))
+        frames += recorder.frames([(new_ids(1)[0], row, outcome)], origin, number, timestamp(), cached=n % 5 == 0)
     return frames
 
 

@@ -20,7 +20,7 @@ ROW = {NUMBER.name: 5.1, "age": None}
 def _record(rules: LogRules, outcome: Any = None, key: bytes = b"key") -> dict[str, Any]:
     recorder = Recorder(make_manifest(NUMBER, GAP), rules, key)
     outcome = outcome or Prediction("yes", {"no": 0.25, "yes": 0.75})
-    payload = unframe(recorder.frame("id-1", ROW, outcome, ORIGIN, 1.5, timestamp()).rstrip(b"\n"))
+    payload = unframe(recorder.frames([("id-1", ROW, outcome)], ORIGIN, 1.5, timestamp())[0].rstrip(b"\n"))
     assert payload is not None
     found: dict[str, Any] = json.loads(payload)
     return found
