@@ -105,6 +105,19 @@ class ServerSettings(_Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
+    workers: int = Field(1, ge=1, le=256, description="Worker processes")
+    worker_timeout_seconds: float = Field(
+        30.0,
+        ge=1,
+        le=3600,
+        description="How long a worker's event loop may stand still before another worker takes its place.",
+    )
+    worker_max_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        description="How much memory a worker may have for itself, beside the models that all of them share, before "
+        "another one takes its place; 0: any amount.",
+    )
     root_path: Annotated[str, AfterValidator(_no_trailing_slash)] = Field(
         "",
         pattern=r"^(/[A-Za-z0-9._~/-]*)?$",
@@ -117,6 +130,11 @@ class ServerSettings(_Group):
         "auto",
         description="`json` objects, or `console` lines for people; `auto`: `console` on a terminal in development.",
     )
+
+    @property
+    def processes(self) -> int:
+        """How many workers there are."""
+        return self.workers
 
 
 class ModelSettings(_Group):

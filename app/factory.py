@@ -24,7 +24,7 @@ from app.api.straight import Exchange
 from app.config import Exposure, Settings, read_settings
 from app.telemetry.metrics import Metrics
 from app.web.pages import add_docs_page
-from app.wiring import Services, open_services
+from app.wiring import Inheritance, Services, open_services
 
 _DESCRIPTION = """Fitted scikit-learn pipelines behind HTTP.
 
@@ -84,14 +84,19 @@ class Service(FastAPI):
     _document: tuple[int, dict[str, Any]] | None = None
 
 
-def create_app(settings: Settings | None = None) -> Service:
-    """The application for these settings, or for those in the environment. Nothing is loaded before its lifespan."""
+def create_app(
+    settings: Settings | None = None, metrics: Metrics | None = None, inheritance: Inheritance | None = None
+) -> Service:
+    """The application for these settings, or for those in the environment. Nothing is opened before its lifespan.
+
+    With an `inheritance`, and the metrics that its registry has, it is the application of one worker of several.
+    """
     settings = settings or read_settings()
-    metrics = Metrics()
+    metrics = metrics or Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with open_services(settings, metrics) as services:
+        async with open_services(settings, metrics, inheritance) as services:
             service.services = services
             service.guard = Guard(services)
             yield

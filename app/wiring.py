@@ -9,6 +9,7 @@ from app.auth.authenticator import Authenticator
 from app.auth.clients import Clients
 from app.auth.directory import Directory
 from app.auth.passwords import Passwords
+from app.board import Board
 from app.config import Settings
 from app.inference.cache import PredictionCache
 from app.inference.service import PredictionService
@@ -36,6 +37,15 @@ class Services:
     clients: Clients
     passwords: Passwords
     limits: RateLimits
+    board: Board | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a worker has from before it was forked, and its siblings too."""
+
+    board: Board
+    registry: ModelRegistry
 
 
 def _retention(settings: Settings) -> Callable[[str], int]:
@@ -49,16 +59,21 @@ _SWITCH_SECONDS = 0.0005
 
 
 @asynccontextmanager
-async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[Services]:
-    """The service without its web application."""
+async def open_services(
+    settings: Settings, metrics: Metrics, inheritance: Inheritance | None = None
+) -> AsyncIterator[Services]:
+    """The service without its web application; with an `inheritance` it is one of several that are one."""
+    board = inheritance.board if inheritance else None
+    processes = board.workers if board else 1
     sys.setswitchinterval(_SWITCH_SECONDS)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         database = stack.enter_context(Database(settings.storage))
-        log = await enter(PredictionLog(settings.storage, database, metrics, _retention(settings)))
+        prediction_log = PredictionLog(settings.storage, database, metrics, _retention(settings), processes=processes)
+        log = await enter(prediction_log)
         # Before a thread loads models: both silence warnings for a moment, which Python does for all threads at once.
         limits = await enter(RateLimits(settings.limits, settings.storage, metrics))
-        registry = await enter(ModelRegistry(settings.models, metrics))
+        registry = await enter(inheritance.registry if inheritance else ModelRegistry(settings.models, metrics))
         cache = await enter(PredictionCache(settings.cache, settings.storage, metrics))
         predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))
         directory = await enter(Directory(database))
@@ -76,4 +91,5 @@ async def open_services(settings: Settings, metrics: Metrics) -> AsyncIterator[S
             clients=Clients(database),
             passwords=stack.enter_context(Passwords()),
             limits=limits,
+            board=board,
         )

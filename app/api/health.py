@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from app.api.access import PUBLIC
 from app.api.deps import ServicesDep
 from app.api.problems import problems
+from app.board import Board
 from app.errors import NotReady
 from app.inference.cache import CacheState
 from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
@@ -53,10 +54,18 @@ class AccessHealth(BaseModel):
     )
 
 
+class WorkersHealth(BaseModel):
+    """The processes behind this socket; fewer than wanted while one of them is being replaced, more during a reload."""
+
+    serving: int
+    wanted: int
+
+
 class Ready(BaseModel):
     """Every required model is served, and predictions can be put on record."""
 
     status: Literal["ready"] = "ready"
+    workers: WorkersHealth | None = Field(None, description="Where there are several.")
     models: list[ModelHealth]
     log: LogHealth
     access: AccessHealth
@@ -81,7 +90,8 @@ async def ready(services: ServicesDep) -> Ready:
     models, log = report(registry), log_report(services.log)
     access = AccessHealth(clients=services.directory.state, limits=services.limits.state)
     if registry.ready and services.log.serving:
-        return Ready(models=models, log=log, access=access, cache=services.cache.state)
+        workers = workers_report(services.board)
+        return Ready(models=models, log=log, access=access, cache=services.cache.state, workers=workers)
     missing = [name for name in registry.required if name not in registry.models]
     detail = "models are being loaded" if not registry.settled else "a required model is not served"
     if missing:
@@ -96,6 +106,11 @@ async def ready(services: ServicesDep) -> Ready:
         access=access.model_dump(),
         cache=services.cache.state,
     )
+
+
+def workers_report(board: Board | None) -> WorkersHealth | None:
+    """How many workers there are, and should be."""
+    return WorkersHealth(serving=board.serving_workers, wanted=board.workers) if board else None
 
 
 def log_report(log: PredictionLog) -> LogHealth:

@@ -1,18 +1,28 @@
-"""`serve`: the service in this process, with a progress line for each step, and at the end what a newcomer needs."""
+"""`serve`: the service, in this process or in several, with a progress line for each step."""
 
 import asyncio
+import gc
 import logging
+import os
 import signal
 import socket
 import sys
 import threading
+import time
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 import structlog
 
+from app.board import Board
+from app.cli.welcome import Progress, announce
 from app.config import Settings, StorageSettings, read_settings
-from app.errors import OperatorError, PresageError
+from app.errors import OperatorError
+from app.workers.crew import Bounds, Crew
+from app.workers.processes import fork
+from app.workers.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from app.factory import Service
@@ -22,8 +32,12 @@ log = structlog.get_logger(__name__)
 _BACKLOG = 2048
 # How long requests in flight may take after SIGTERM.
 _GRACE_SECONDS = 20
+# And what comes after them: the journal to the database, and threads that are waited for.
+_CLOSE_SECONDS = 15
 # How long the start waits for a migration; predictions do not need the database.
 _MIGRATE_SECONDS = 15
+_LOOK_SECONDS = 0.05
+_TAKES_LONGER = "it takes longer, and goes on beside the service"
 
 
 class PortTaken(OperatorError):
@@ -35,64 +49,155 @@ class PortTaken(OperatorError):
 @click.option("--migrate", is_flag=True, help="Migrate the database first; one that is away does not stop the start.")
 def serve(*, train_if_empty: bool, migrate: bool) -> None:
     """Serve the models in MODELS_DIR on HOST and PORT until stopped."""
-    # uvicorn stops gracefully, then raises the signal again; being asked to stop is no failure, so that ends with 0.
+    _end_well_when_asked()
+    settings = read_settings()
+    with _listen(settings) as listener:
+        start = _Start(settings, listener, Progress(json=settings.json_logs), train_if_empty, migrate)
+        processes = settings.server.processes
+        sys.exit(start.with_workers(processes) if processes > 1 else start.alone())
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """What both ways of serving need."""
+
+    settings: Settings
+    listener: socket.socket
+    progress: Progress
+    train_if_empty: bool
+    migrate: bool
+
+    def alone(self) -> int:
+        """Everything in this process."""
+        self._prepare()
+        if self._wants_migration():
+            _migrate_on_a_thread(self.settings.storage)
+        from app.factory import create_app  # noqa: PLC0415 -- imported by now
+
+        return self._run(create_app(self.settings))
+
+    def with_workers(self, count: int) -> int:
+        """This process only supervises, and imports nothing more than that needs."""
+        from app.telemetry.logs import configure_logs  # noqa: PLC0415
+
+        configure_logs(level=self.settings.server.log_level, json=self.settings.json_logs)
+        board = Board(count)
+        leave_seconds = _GRACE_SECONDS + _CLOSE_SECONDS
+        server = self.settings.server
+        bounds = Bounds(server.worker_timeout_seconds, leave_seconds, server.worker_max_bytes)
+
+        def generation(number: int) -> int:
+            try:
+                app = self._load(board, number)
+            except OperatorError as error:
+                click.echo(f"presage: {error}", err=True)
+                return 1
+            return Crew(board, number, bounds, partial(self._work, app, board)).run()
+
+        return Supervisor(board, generation, leave_seconds + 5).run()
+
+    def _load(self, board: Board, number: int) -> "Service":
+        """Everything that workers can share; no thread may be left when this returns, since none survives a fork."""
+        if number == 0:
+            self._prepare()
+            if self._wants_migration():
+                _migrate_in_a_process(self.settings.storage)
+        else:
+            self._check()
+        from app.factory import create_app  # noqa: PLC0415 -- imported by now
+        from app.registry.registry import ModelRegistry  # noqa: PLC0415
+        from app.telemetry.metrics import Metrics  # noqa: PLC0415
+        from app.wiring import Inheritance  # noqa: PLC0415
+
+        metrics = Metrics()
+        registry = ModelRegistry(self.settings.models, metrics)
+        registry.load()
+        app = create_app(self.settings, metrics, Inheritance(board, registry))
+        gc.collect()
+        gc.freeze()  # else a worker's first collection would touch, and so copy, every object that is shared
+        return app
+
+    def _work(self, app: "Service", board: Board, slot: int) -> int:
+        """What a worker does."""
+        from app.telemetry.logs import configure_logs  # noqa: PLC0415 -- imported by now
+
+        _end_well_when_asked()
+        configure_logs(level=self.settings.server.log_level, json=self.settings.json_logs, worker=slot)
+        return self._run(app, board)
+
+    def _prepare(self) -> None:
+        if self.train_if_empty:
+            _train_if_empty(self.settings)
+        self.progress.step("importing the web framework")
+        self._check()
+
+    def _check(self) -> None:
+        """Find out now what would end the start later: addresses, and keys, that cannot be used."""
+        # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
+        import uvicorn  # noqa: F401, PLC0415
+
+        from app.auth.keys import KeyRing  # noqa: PLC0415
+        from app.factory import create_app  # noqa: F401, PLC0415
+        from app.storage.database import Database  # noqa: PLC0415
+        from app.storage.redis import open_redis  # noqa: PLC0415
+        from app.telemetry.logs import configure_logs  # noqa: PLC0415
+
+        settings = self.settings
+        configure_logs(level=settings.server.log_level, json=settings.json_logs)
+        Database(settings.storage).close()
+        if settings.auth.auth_mode == "jwt":
+            KeyRing(settings.auth, production=settings.place.production)
+        open_redis(settings.storage)
+
+    def _wants_migration(self) -> bool:
+        from app.storage.database import Database  # noqa: PLC0415 -- imported by now
+
+        if not self.migrate:
+            return False
+        with Database(self.settings.storage) as database:
+            return database.schema_state() != "current"
+
+    def _run(self, app: "Service", board: Board | None = None) -> int:
+        """The event loop, until it is asked to end."""
+        import uvicorn  # noqa: PLC0415 -- imported by now
+
+        from app.api.protocol import guarded  # noqa: PLC0415
+
+        settings, progress = self.settings, self.progress
+
+        class Server(uvicorn.Server):
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if board is not None:
+                    board.note_worker_serving()
+                if board is None or board.first_to_serve():
+                    self.announcement = asyncio.create_task(announce(app, settings, progress))
+
+            async def on_tick(self, counter: int) -> bool:
+                if board is not None:
+                    board.beat()
+                return await super().on_tick(counter)
+
+        config = uvicorn.Config(
+            app,
+            http=guarded(settings, app.state.metrics, app.straight),
+            loop="auto",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+        Server(config).run(sockets=[self.listener])
+        return 0
+
+
+def _end_well_when_asked() -> None:
+    """Being asked to stop is no failure: uvicorn stops gracefully and raises the signal again, which ends with 0."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    settings = read_settings()
-    listener = _listen(settings)
-    if train_if_empty:
-        _train_if_empty(settings)
-    progress = Progress(json=settings.json_logs)
-    progress.step("importing the web framework")
-    # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
-    import uvicorn  # noqa: PLC0415
-
-    from app.api.protocol import guarded  # noqa: PLC0415
-    from app.auth.keys import KeyRing  # noqa: PLC0415
-    from app.factory import create_app  # noqa: PLC0415
-    from app.storage.database import Database  # noqa: PLC0415
-    from app.storage.redis import open_redis  # noqa: PLC0415
-    from app.telemetry.logs import configure_logs  # noqa: PLC0415
-
-    configure_logs(level=settings.server.log_level, json=settings.json_logs)
-    with Database(settings.storage) as database:  # an address that cannot be used ends the start here
-        if migrate and database.schema_state() != "current":
-            _migrate(settings.storage)
-    if settings.auth.auth_mode == "jwt":
-        KeyRing(settings.auth, production=settings.place.production)  # and so do keys,
-    open_redis(settings.storage)  # and the other address
-    app = create_app(settings)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self.announcement = asyncio.create_task(_announce(app, settings, progress))
-
-    config = uvicorn.Config(
-        app,
-        http=guarded(settings, app.state.metrics, app.straight),
-        loop="auto",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
-    Server(config).run(sockets=[listener])
-
-
-class Progress:
-    """Lines for the person who started the service; where the log is for machines, it has events instead."""
-
-    def __init__(self, *, json: bool) -> None:
-        self.shown = not json
-
-    def step(self, line: str) -> None:
-        """One line about what happens now."""
-        if self.shown:
-            click.echo(f"presage: {line}")
 
 
 def _listen(settings: Settings) -> socket.socket:
@@ -123,84 +228,34 @@ def _train_if_empty(settings: Settings) -> None:
     train.main(args=[], standalone_mode=False)
 
 
-def _migrate(settings: StorageSettings) -> None:
+def _migrate_on_a_thread(settings: StorageSettings) -> None:
     """Try for a bounded while, on a thread that neither a frozen database nor SIGTERM waits for."""
+    thread = threading.Thread(target=_migrate, args=(settings,), name="migrate", daemon=True)
+    thread.start()
+    thread.join(_MIGRATE_SECONDS)
+    if thread.is_alive():
+        log.warning("database_not_migrated", reason=_TAKES_LONGER)
+
+
+def _migrate_in_a_process(settings: StorageSettings) -> None:
+    """The same where this process is going to be forked."""
+    pid = fork(partial(_migrate, settings))
+    deadline = time.monotonic() + _MIGRATE_SECONDS
+    while os.waitpid(pid, os.WNOHANG) == (0, 0):
+        if time.monotonic() > deadline:
+            log.warning("database_not_migrated", reason=_TAKES_LONGER)
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
+def _migrate(settings: StorageSettings) -> int:
     # It lists its parts while it is imported, which happens only when there is something to migrate.
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from app.storage.migrations import upgrade  # noqa: PLC0415
 
-    def attempt() -> None:
-        try:
-            for applied in upgrade(settings, patience=_MIGRATE_SECONDS):
-                log.info("database_migrated", revision=applied.revision, title=applied.title)
-        except OperatorError as error:
-            log.warning("database_not_migrated", reason=str(error))
-
-    thread = threading.Thread(target=attempt, name="migrate", daemon=True)
-    thread.start()
-    thread.join(_MIGRATE_SECONDS)
-    if thread.is_alive():
-        log.warning("database_not_migrated", reason="it takes longer, and goes on beside the service")
-
-
-async def _announce(app: "Service", settings: Settings, progress: Progress) -> None:
-    """Say when the models are loaded, and how to make the first call."""
-    address = f"http://{_reachable(settings.server.host)}:{settings.server.port}{settings.server.root_path}"
-    progress.step(f"listening on {address}; loading models from {settings.models.models_dir}/")
-    registry = app.services.registry
-    await registry.loaded()
-    if not registry.ready:
-        progress.step(f"not ready: {address}/health/ready says why")
-    elif progress.shown:
-        click.echo(_welcome(app, settings, address))
-
-
-def _welcome(app: "Service", settings: Settings, address: str) -> str:
-    """What a newcomer needs: the address, the docs page, and a call that works when it is pasted."""
-    served = [name for name, entry in app.services.registry.models.items() if entry.state == "serving"]
-    lines = ["", f"  Presage is ready   {address}", f"  models             {', '.join(served)}"]
-    if settings.place.docs_exposure == "on":
-        lines.append(f"  docs page          {address}/docs")
-    return "\n".join([*lines, "", "  Try it:", "", _curl(app, address, served), ""])
-
-
-def _curl(app: "Service", address: str, served: list[str]) -> str:
-    if _serves_v1(app):
-        path, body = "/predict", '{"text": "I love this product"}'
-    else:
-        from app.pipelines.base import to_json  # noqa: PLC0415 -- imported by now
-
-        default = app.settings.models.default_model
-        name = default if default in served else served[0]
-        manifest = app.services.registry.resolve(name, "champion").manifest
-        path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
-    quoted = body.replace("'", "'\\''")
-    token = _token(app)
-    bearer = f"-H 'Authorization: Bearer {token}' " if token else ""
-    return f"  curl {address}{path} {bearer}-H 'Content-Type: application/json' -d '{quoted}'"
-
-
-def _token(app: "Service") -> str | None:
-    """One that lets a newcomer predict, for as long as tokens last; in production it is not for the terminal."""
-    settings = app.settings
-    if settings.auth.auth_mode != "jwt" or settings.place.production:
-        return None
     try:
-        return app.services.authenticator.issue("newcomer", frozenset({"predict"}), settings.auth.token_seconds)
-    except PresageError:  # tokens come from elsewhere
-        return None
-
-
-def _serves_v1(app: "Service") -> bool:
-    from app.api.v1 import ALIAS, FIELD, MODEL  # noqa: PLC0415 -- imported by now
-
-    try:
-        return app.services.registry.resolve(MODEL, ALIAS).pipeline.names == (FIELD,)
-    except PresageError:
-        return False
-
-
-def _reachable(host: str) -> str:
-    """An address that a client on this machine can use."""
-    named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104 -- compared with, not bound to
-    return f"[{named}]" if ":" in named and not named.startswith("[") else named
+        for applied in upgrade(settings, patience=_MIGRATE_SECONDS):
+            log.info("database_migrated", revision=applied.revision, title=applied.title)
+    except OperatorError as error:
+        log.warning("database_not_migrated", reason=str(error))
+    return 0

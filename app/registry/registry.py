@@ -1,7 +1,8 @@
 """ModelRegistry: what is on disk, what of it is served, and what a caller's words mean.
 
 Loading runs on a thread of its own from start-up on: the service answers its health routes meanwhile, and serves each
-model as soon as it is verified. What it knows is one immutable dict, replaced as a whole.
+model as soon as it is verified. Where several processes are to share the models, they are loaded before the fork. What
+it knows is one immutable dict, replaced as a whole.
 """
 
 import asyncio
@@ -91,13 +92,23 @@ class ModelRegistry:
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})
         self._loading: asyncio.Future[None] | None = None
+        self._loaded = False
         self._stopping = False
         self.generation = 0
 
+    def load(self) -> None:
+        """Here and now, before it is opened; processes that are forked afterwards share the models."""
+        self._models = self._scan()
+        self._load_all()
+        self._loaded = True
+
     async def __aenter__(self) -> Self:
-        self._models = await asyncio.to_thread(self._scan)
         loop = asyncio.get_running_loop()
         self._loading = loop.create_future()
+        if self._loaded:
+            self._loading.set_result(None)
+            return self
+        self._models = await asyncio.to_thread(self._scan)
         # A daemon, and none of the loop's own threads: a model that hangs while it is loaded must not keep us here.
         threading.Thread(target=self._load_and_say, args=(loop, self._loading), name="load-models", daemon=True).start()
         return self

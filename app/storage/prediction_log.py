@@ -41,12 +41,17 @@ class PredictionLog:
         database: Database,
         metrics: Metrics,
         retention_days: Callable[[str], int] = lambda _: 0,
+        *,
+        processes: int = 1,
     ) -> None:
-        """`retention_days` tells for a model's name after how many days its predictions are deleted; 0: never."""
+        """`retention_days` tells for a model's name after how many days its predictions are deleted; 0: never.
+
+        JOURNAL_MAX_BYTES is shared by so many `processes`.
+        """
         self.policy = settings.log_policy
         self._metrics = metrics
         self._sync_seconds = settings.journal_sync_ms / 1000
-        self._journal = Journal(settings.journal_dir, max_bytes=settings.journal_max_bytes)
+        self._journal = Journal(settings.journal_dir, max_bytes=settings.journal_max_bytes // processes)
         self._drain = Drain(self._journal, database, metrics, retention_days)
         self._failing: str | None = None
         self._probed = 0.0

@@ -1,13 +1,16 @@
 """What the log keeps of an answered row: one JSON object with the columns of the table `predictions`."""
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
@@ -118,11 +121,12 @@ def hash_key(settings: StorageSettings) -> bytes:
         return given.encode()
     path = settings.journal_dir.parent / "log-hash.key"
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(descriptor, "wb") as file:
-        key = secrets.token_hex(32).encode()
-        file.write(key)
-    return key
+    if not path.exists():
+        # It gets its name once it is whole: another process that comes at the same moment must not read half of it.
+        descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=".log-hash-")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_hex(32).encode())
+        with contextlib.suppress(FileExistsError):
+            os.link(made, path)
+        Path(made).unlink()
+    return path.read_bytes()

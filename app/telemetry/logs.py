@@ -5,20 +5,23 @@ Everything that logs through the standard library (uvicorn, warnings) comes out 
 
 import logging
 import sys
+from functools import partial
 from typing import Any, TextIO
 
 import structlog
 from structlog.typing import Processor
 
 
-def configure_logs(*, level: str, json: bool, stream: TextIO | None = None) -> None:
-    """Send every log line of the process to stdout or to `stream`, as JSON or for people."""
+def configure_logs(*, level: str, json: bool, stream: TextIO | None = None, worker: int | None = None) -> None:
+    """Send every log line of the process to stdout or to `stream`, as JSON or for people; one of several says which."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso" if json else "%H:%M:%S", utc=json),
     ]
+    if worker is not None:
+        shared.append(partial(_add_worker, worker))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -43,6 +46,12 @@ def configure_logs(*, level: str, json: bool, stream: TextIO | None = None) -> N
     logging.getLogger("uvicorn.access").setLevel(logging.WARNING)
     # Its start-up chatter repeats what `serve` prints; its errors matter.
     logging.getLogger("uvicorn.error").setLevel(max(number, logging.WARNING))
+
+
+def _add_worker(worker: int, _: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What a line says about another worker, stands."""
+    event.setdefault("worker", worker)
+    return event
 
 
 def _rendering(*, json: bool) -> list[Processor]:

@@ -1,21 +1,18 @@
 """The ledger holds: whatever dies, every answer is in the database once, and nothing is there that was not answered."""
 
 import subprocess
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import httpx2
-import psycopg2
 import pytest
 from pydantic import SecretStr
 
 from app.config import StorageSettings
 from app.storage.migrations import upgrade
+from tests.support.ledger import Ledger, answers, load, rows_of
 from tests.support.postgres import Postgres, running_postgres
 from tests.support.server import Server, running_server
 from tests.support.versions import write_classifier
@@ -39,60 +36,6 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-class Ledger:
-    """What callers were told: the ids of answers, and how many requests ended otherwise."""
-
-    def __init__(self) -> None:
-        self.answered: list[UUID] = []
-        self.statuses: Counter[int | str] = Counter()
-        self.slowest = 0.0
-
-    def assert_matches(self, url: str) -> None:
-        """Every answer is there once. A row whose answer got lost on its way is no error; one without a request is."""
-        rows = _rows(url)
-        assert len(rows) == len(set(rows))
-        assert set(self.answered) <= set(rows)
-        assert len(rows) - len(self.answered) <= self.statuses["broken"]
-
-
-@contextmanager
-def load(server: Server, callers: int = 4) -> Iterator[Ledger]:
-    """Callers that ask one after the other until the block ends."""
-    ledger = Ledger()
-    stop = threading.Event()
-    threads = [threading.Thread(target=_call, args=(server.url, ledger, stop)) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield ledger
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
-def _call(url: str, ledger: Ledger, stop: threading.Event) -> None:
-    with httpx2.Client(base_url=url, timeout=20) as client:
-        while not stop.is_set():
-            started = time.perf_counter()
-            try:
-                answer = client.post("/v2/predict", json={"inputs": {"x": 3}})
-            except httpx2.TransportError:
-                ledger.statuses["broken"] += 1
-                stop.wait(0.02)
-                continue
-            ledger.slowest = max(ledger.slowest, time.perf_counter() - started)
-            ledger.statuses[answer.status_code] += 1
-            if answer.status_code == 200:
-                ledger.answered.append(UUID(answer.json()["id"]))
-
-
-def _rows(url: str) -> list[UUID]:
-    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
-        cursor.execute("select id::text from predictions")
-        return [UUID(row[0]) for row in cursor.fetchall()]
-
-
 def _wait_until_drained(server: Server) -> None:
     deadline = time.monotonic() + 30
     while (log := server.wait_for("/health/ready", 200).json()["log"])["pending_bytes"]:
@@ -101,20 +44,11 @@ def _wait_until_drained(server: Server) -> None:
     assert log["database"] == "up"
 
 
-def _answers(ledger: Ledger, more: int) -> None:
-    """Wait for that many further answers."""
-    goal = len(ledger.answered) + more
-    deadline = time.monotonic() + 30
-    while len(ledger.answered) < goal:
-        assert time.monotonic() < deadline, ledger.statuses
-        time.sleep(0.01)
-
-
 def test_a_server_that_is_killed_loses_nothing(models: Path, postgres: Postgres, tmp_path: Path) -> None:
     """SIGKILL in the middle of the load; the next server on the same folder brings the rest."""
     environment = {**ENVIRONMENT, "DATABASE_URL": postgres.url()}
     with running_server(models, tmp_path / "log", environment) as server, load(server) as ledger:
-        _answers(ledger, 200)
+        answers(ledger, 200)
         server.process.kill()
         server.process.wait()
     with running_server(models, tmp_path / "log", environment) as server:
@@ -127,12 +61,12 @@ def test_a_database_that_is_killed_is_caught_up_with(models: Path, postgres: Pos
     environment = {**ENVIRONMENT, "DATABASE_URL": postgres.url()}
     with running_server(models, tmp_path / "log", environment) as server:
         with load(server) as ledger:
-            _answers(ledger, 100)
+            answers(ledger, 100)
             postgres.kill()
-            _answers(ledger, 300)
+            answers(ledger, 300)
             assert server.wait_for("/health/ready", 200).json()["log"]["pending_bytes"] > 0
             postgres.start()
-            _answers(ledger, 100)
+            answers(ledger, 100)
         _wait_until_drained(server)
     assert set(ledger.statuses) == {200}
     ledger.assert_matches(postgres.url())
@@ -145,11 +79,11 @@ def test_a_database_that_is_frozen_is_not_waited_for_and_not_when_the_server_sto
     environment = {**ENVIRONMENT, "DATABASE_URL": postgres.url()}
     with running_server(models, tmp_path / "log", environment) as server:
         with load(server) as ledger:
-            _answers(ledger, 100)
+            answers(ledger, 100)
             postgres.freeze()
             frozen = time.monotonic()
             while time.monotonic() < frozen + 30:
-                _answers(ledger, 50)
+                answers(ledger, 50)
             log = server.wait_for("/health/ready", 200).json()["log"]
             assert (log["database"], log["journal"]) == ("down", "writable")
             with server.client() as client:
@@ -172,11 +106,11 @@ def test_a_server_that_starts_without_its_database_serves_and_catches_up(models:
         postgres.stop()
         with running_server(models, tmp_path / "log", {**ENVIRONMENT, "DATABASE_URL": url}) as server:
             with load(server) as ledger:
-                _answers(ledger, 100)
+                answers(ledger, 100)
                 assert server.wait_for("/health/ready", 200).json()["log"]["database"] == "down"
                 postgres.start()
                 upgrade(StorageSettings(database_url=SecretStr(url)))
-                _answers(ledger, 100)
+                answers(ledger, 100)
             _wait_until_drained(server)
         assert set(ledger.statuses) == {200}
         ledger.assert_matches(url)
@@ -199,7 +133,7 @@ def test_what_a_server_could_not_drain_before_it_stopped_is_drained_by_the_next(
     postgres.start()
     with running_server(models, tmp_path / "log", environment) as server:
         _wait_until_drained(server)
-    assert sorted(_rows(postgres.url())) == sorted(ids)
+    assert sorted(rows_of(postgres.url())) == sorted(ids)
 
 
 def test_two_services_share_a_database_and_a_journal_folder(models: Path, postgres: Postgres, tmp_path: Path) -> None:
@@ -209,11 +143,11 @@ def test_two_services_share_a_database_and_a_journal_folder(models: Path, postgr
     second = running_server(models, tmp_path / "second/log", environment)
     with first as dying, second as surviving:
         with load(dying, 2) as one, load(surviving, 2) as other:
-            _answers(one, 100)
-            _answers(other, 100)
+            answers(one, 100)
+            answers(other, 100)
             dying.process.kill()
             dying.process.wait()
-            _answers(other, 100)
+            answers(other, 100)
         surviving.wait_for_event("segments_adopted")
         _wait_until_drained(surviving)
         both = Ledger()
@@ -271,7 +205,7 @@ def test_a_full_disk_follows_the_policy_and_heals(
         _wait_until_drained(server)
         lost = int(_metric(client, "presage_log_lost_total"))
         drained = int(_metric(client, "presage_log_drained_total"))
-    rows = set(_rows(postgres.url()))
+    rows = set(rows_of(postgres.url()))
     assert len(rows) == drained
     assert len(set(recorded) - rows) <= lost
     assert (lost > 0) == (policy == "best-effort")

@@ -1,6 +1,9 @@
 """A record is what the database will hold of an answer, by the rules of its model."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -85,3 +88,18 @@ def test_the_key_of_hashes_is_the_setting_or_made_once(tmp_path: Any) -> None:
     assert len(key) == 64
     assert hash_key(settings) == key
     assert (tmp_path / "log-hash.key").stat().st_mode & 0o777 == 0o600
+
+
+def test_whoever_needs_the_key_of_hashes_at_the_same_moment_has_the_same(tmp_path: Path) -> None:
+    """Nobody reads it before it is whole."""
+    for turn in range(50):
+        settings = StorageSettings(journal_dir=tmp_path / f"{turn}/journal")
+        together = Barrier(4)
+
+        def ask(settings: StorageSettings = settings, together: Barrier = together) -> bytes:
+            together.wait()
+            return hash_key(settings)
+
+        with ThreadPoolExecutor(4) as pool:
+            keys = {asked.result() for asked in [pool.submit(ask) for _ in range(4)]}
+        assert [len(key) for key in keys] == [64]

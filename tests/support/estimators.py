@@ -1,5 +1,8 @@
 """Estimators that misbehave on purpose; models that contain them need `MODEL_MODULES=tests.support.estimators`."""
 
+import ctypes
+import os
+import signal
 import sys
 import time
 import zlib
@@ -90,3 +93,37 @@ class Fingerprint(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> Any:
         return np.array([float(zlib.crc32(repr(list(row)).encode())) for row in X])
+
+
+class Greedy(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers its input, and keeps so many MiB for ever."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.kept_: list[bytes] = []
+        return self
+
+    def predict(self, X: Any) -> Any:
+        self.kept_ += [os.urandom(1 << 20) for _ in range(int(X[:, 0].max()))]
+        return X[:, 0] * 1.0
+
+
+class Seizing(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers its input after as many seconds, in which no other thread of the process runs."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        ctypes.PyDLL(None).usleep(int(X[:, 0].max() * 1e6))
+        return X[:, 0] * 1.0
+
+
+class Deadly(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Ends the process that unpickles it."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        os.kill(os.getpid(), signal.SIGSEGV)

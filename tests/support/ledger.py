@@ -1,0 +1,81 @@
+"""A ledger of what callers were told under load, to compare with what the database has."""
+
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from uuid import UUID
+
+import httpx2
+import psycopg2
+
+from tests.support.server import Server
+
+
+class Ledger:
+    """What callers were told: the ids of answers, and how many requests ended otherwise."""
+
+    def __init__(self) -> None:
+        self.answered: list[UUID] = []
+        self.statuses: Counter[int | str] = Counter()
+        self.slowest = 0.0
+
+    def assert_matches(self, url: str) -> None:
+        """Every answer is there once. A row whose answer got lost on its way is no error; one without a request is."""
+        rows = rows_of(url)
+        assert len(rows) == len(set(rows))
+        assert set(self.answered) <= set(rows)
+        assert len(rows) - len(self.answered) <= self.statuses["broken"]
+
+
+@contextmanager
+def load(server: Server, callers: int = 4) -> Iterator[Ledger]:
+    """Callers that ask one after the other until the block ends."""
+    ledger = Ledger()
+    stop = threading.Event()
+    threads = [threading.Thread(target=_call, args=(server.url, ledger, stop)) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield ledger
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _call(url: str, ledger: Ledger, stop: threading.Event) -> None:
+    with httpx2.Client(base_url=url, timeout=20) as client:
+        while not stop.is_set():
+            started = time.perf_counter()
+            try:
+                answer = client.post("/v2/predict", json={"inputs": {"x": 3}})
+            except httpx2.TransportError:
+                ledger.statuses["broken"] += 1
+                stop.wait(0.02)
+                continue
+            ledger.slowest = max(ledger.slowest, time.perf_counter() - started)
+            ledger.statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                ledger.answered.append(UUID(answer.json()["id"]))
+
+
+def rows_of(url: str) -> list[UUID]:
+    """The ids of all predictions that the database has."""
+    if url.startswith("sqlite:///"):
+        with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as database:
+            return [UUID(row[0]) for row in database.execute("select id from predictions")]
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("select id::text from predictions")
+        return [UUID(row[0]) for row in cursor.fetchall()]
+
+
+def answers(ledger: Ledger, more: int) -> None:
+    """Wait for that many further answers."""
+    goal = len(ledger.answered) + more
+    deadline = time.monotonic() + 30
+    while len(ledger.answered) < goal:
+        assert time.monotonic() < deadline, ledger.statuses
+        time.sleep(0.01)
