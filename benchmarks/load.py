@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from benchmarks.processes import LOAD_CORE
 from tests.support.server import Server, running_server
 
 # The bodies take turns. Requests are put together before the first is sent, so that wrk does nothing but send.
@@ -72,13 +73,22 @@ def pinned_server(
         yield server
 
 
-def wrk(url: str, script: Path, seconds: int, *, connections: int = 32, refusals: bool = False) -> dict[str, float]:
+def wrk(
+    url: str,
+    script: Path,
+    seconds: int,
+    *,
+    connections: int = 32,
+    refusals: bool = False,
+    core: int | None = LOAD_CORE,
+) -> dict[str, float]:
     """Good answers a second (`rate`), and milliseconds of latency of all answers (`p50`, `p99`).
 
     The load is closed: each connection sends its next request when its last was answered. Every answer must come, and
     be good, unless `refusals` are expected. Raises ClickException.
     """
-    command = ["taskset", "-c", "1", "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
+    command = ["taskset", "-c", str(core)] if core is not None else []
+    command += ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "10s"]
     command += ["-s", str(script), url]
     try:
         printed = subprocess.run(

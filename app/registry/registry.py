@@ -7,6 +7,7 @@ it knows is one immutable dict, replaced as a whole.
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import re
 import threading
@@ -261,9 +262,12 @@ def _settle_memory() -> None:
     """Take what is loaded, and will stay, out of the garbage collector's sight.
 
     A body of JSON can be a million small objects; measured, the collector walking over models and libraries again and
-    again while they are made turned 0.08 s of parsing into 0.3 s.
+    again while they are made turned 0.08 s of parsing into 0.3 s. And give back what loading alone has needed: of a
+    process that had loaded a forest of 190 MiB, a fifth.
     """
     gc.collect()
+    with contextlib.suppress(AttributeError):  # another C library, which may do so by itself
+        ctypes.CDLL(None).malloc_trim(0)
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
 
