@@ -106,6 +106,13 @@ class ServerSettings(_Group):
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes")
+    lame_duck_seconds: float = Field(
+        2.0,
+        ge=0,
+        le=300,
+        description="How long the service goes on taking requests after SIGTERM, no longer ready, so that a balancer "
+        "looks elsewhere before it is gone: longer than the balancer's checks take to notice.",
+    )
     worker_timeout_seconds: float = Field(
         30.0,
         ge=1,

@@ -50,6 +50,12 @@ class Service(FastAPI):
     # Open while the lifespan lasts. Attributes, not in `state`: the hot routes ask for them with each request.
     services: Services
     guard: Guard
+    # Whether the service as a whole takes requests only for those who do not know yet.
+    stopping = False
+
+    def note_stopping(self) -> None:
+        """From now on it is not ready."""
+        self.stopping = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every HTTP request passes the gate; hot routes never get further."""

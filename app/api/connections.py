@@ -109,3 +109,4 @@ class Wire:
         self.addresses = Addresses(bounds.max_connections_per_address, settings.edge.trusted_proxies)
         self.heads = KnownHeads(straight)
         self.metrics = metrics
+        self.closing = False  # whether each answer ends its connection

@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import cast
 
-from uvicorn._types import ASGI3Application, HTTPScope
+from uvicorn._types import ASGI3Application, ASGISendEvent, HTTPScope
+from uvicorn.protocols.http.flow_control import CLOSE_HEADER
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from app.api.exchange import SHORT_WAY, Fixed
@@ -64,6 +65,14 @@ class Cycle(RequestResponseCycle):
         self.more_body = True
         self.chunked_encoding = None
         self.expected_content_length = 0
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """As uvicorn's, but whoever is to come back on another connection is told."""
+        if not self.keep_alive and message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))
+            if CLOSE_HEADER not in headers:
+                message = {**message, "headers": [*headers, CLOSE_HEADER]}
+        await super().send(message)
 
     async def run_asgi(self, app: ASGI3Application) -> None:
         """One exchange, from here to its end."""

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from app.api.access import PUBLIC
@@ -84,12 +84,12 @@ async def live() -> Live:
 
 @router.head("/ready", include_in_schema=False, openapi_extra=PUBLIC)
 @router.get("/ready", response_model_exclude_none=True, responses=problems(NotReady), openapi_extra=PUBLIC)
-async def ready(services: ServicesDep) -> Ready:
+async def ready(request: Request, services: ServicesDep) -> Ready:
     """Whether every required model is verified and warm; until then 503 with the reasons and a Retry-After."""
     registry = services.registry
     models, log = report(registry), log_report(services.log)
     access = AccessHealth(clients=services.directory.state, limits=services.limits.state)
-    if registry.ready and services.log.serving:
+    if registry.ready and services.log.serving and not request.app.stopping:
         workers = workers_report(services.board)
         return Ready(models=models, log=log, access=access, cache=services.cache.state, workers=workers)
     missing = [name for name in registry.required if name not in registry.models]
@@ -98,6 +98,8 @@ async def ready(services: ServicesDep) -> Ready:
         detail = f"required models are missing: {', '.join(missing)}"
     if registry.ready:
         detail = f"predictions cannot be put on record: the journal is {log.journal}"
+    if request.app.stopping:
+        detail = "the service is stopping"
     raise NotReady(
         detail,
         retry_after=RETRY_WHILE_REFUSED if registry.settled else RETRY_WHILE_LOADING,

@@ -158,6 +158,16 @@ class GuardedProtocol(HttpToolsProtocol):
         elif self._phase == _IDLE:
             self._wait(_KEPT)
 
+    @property
+    def silent(self) -> bool:
+        """Whether no request has come yet."""
+        return cast("Cycle | None", self.cycle) is None and self._phase in (_IDLE, _HEAD)
+
+    def shutdown(self) -> None:
+        """The server stops: end when what has begun to come is answered, and at once where nothing has."""
+        if self._phase != _HEAD:
+            super().shutdown()
+
     def overdue(self) -> None:
         """What was waited for has not come in time."""
         if self._phase == _IDLE and self._answering():
@@ -218,7 +228,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """A whole request whose head has been read before."""
         scope: Any = {**self._fixed_scope, **head.scope, "state": self.app_state.copy()}
         # The time to wait for it may go on: when it is over, `overdue` sees that there is nothing to wait for.
-        self.cycle = cycle = Cycle(self, scope, keep_alive=True)
+        self.cycle = cycle = Cycle(self, scope, keep_alive=not self.wire.closing)
         cycle.body, cycle.more_body = body, False
         cycle.message_event.set()
         # Whoever does not read what was answered waits for its next answer where waiting is possible.
@@ -243,7 +253,8 @@ class GuardedProtocol(HttpToolsProtocol):
         scope["raw_path"] = raw_path
         scope["query_string"] = target.query or b""
         before = self.cycle
-        self.cycle = cycle = Cycle(self, scope, keep_alive=version != "1.0" and parser.should_keep_alive())
+        keep_alive = version != "1.0" and parser.should_keep_alive() and not self.wire.closing
+        self.cycle = cycle = Cycle(self, scope, keep_alive=keep_alive)
         cycle.waiting_for_100_continue = self.expect_100_continue
         scope[SHORT_WAY] = cycle  # type: ignore[literal-required]
         if before is None or before.response_complete:  # type: ignore[redundant-expr]  # uvicorn says it is never None

@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _BACKLOG = 2048
-# How long requests in flight may take after SIGTERM.
-_GRACE_SECONDS = 20
-# And what comes after them: the journal to the database, and threads that are waited for.
-_CLOSE_SECONDS = 15
+# A worker bounds its end itself, to its lame duck and this; what takes longer hangs.
+_LEAVE_SECONDS = 40.0
 # How long the start waits for a migration; predictions do not need the database.
 _MIGRATE_SECONDS = 15
 _LOOK_SECONDS = 0.05
@@ -82,8 +80,8 @@ class _Start:
 
         configure_logs(level=self.settings.server.log_level, json=self.settings.json_logs)
         board = Board(count)
-        leave_seconds = _GRACE_SECONDS + _CLOSE_SECONDS
         server = self.settings.server
+        leave_seconds = server.lame_duck_seconds + _LEAVE_SECONDS
         bounds = Bounds(server.worker_timeout_seconds, leave_seconds, server.worker_max_bytes)
 
         def generation(number: int) -> int:
@@ -92,9 +90,9 @@ class _Start:
             except OperatorError as error:
                 click.echo(f"presage: {error}", err=True)
                 return 1
-            return Crew(board, number, bounds, partial(self._work, app, board)).run()
+            return Crew(board, number, bounds, partial(self._work, app, board), self.listener.close).run()
 
-        return Supervisor(board, generation, leave_seconds + 5).run()
+        return Supervisor(board, generation, leave_seconds + 5, self.listener.close).run()
 
     def _load(self, board: Board, number: int) -> "Service":
         """Everything that workers can share; no thread may be left when this returns, since none survives a fork."""
@@ -162,25 +160,19 @@ class _Start:
         import uvicorn  # noqa: PLC0415 -- imported by now
 
         from app.api.protocol import guarded  # noqa: PLC0415
+        from app.api.server import GRACE_SECONDS, Server  # noqa: PLC0415
 
         settings, progress = self.settings, self.progress
 
-        class Server(uvicorn.Server):
-            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-                await super().startup(sockets)
-                if board is not None:
-                    board.note_worker_serving()
-                if board is None or board.first_to_serve():
-                    self.announcement = asyncio.create_task(announce(app, settings, progress))
+        def announce_once() -> None:
+            if board is None or board.first_to_serve():
+                tasks.add(asyncio.create_task(announce(app, settings, progress)))
 
-            async def on_tick(self, counter: int) -> bool:
-                if board is not None:
-                    board.beat()
-                return await super().on_tick(counter)
-
+        tasks: set[asyncio.Task[None]] = set()
+        protocol = guarded(settings, app.state.metrics, app.straight)
         config = uvicorn.Config(
             app,
-            http=guarded(settings, app.state.metrics, app.straight),
+            http=protocol,
             loop="auto",
             ws="none",
             lifespan="on",
@@ -188,9 +180,10 @@ class _Start:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
+            timeout_graceful_shutdown=GRACE_SECONDS,
         )
-        Server(config).run(sockets=[self.listener])
+        lame_duck = settings.server.lame_duck_seconds
+        Server(config, protocol, lame_duck, board, announce_once, app.note_stopping).run(sockets=[self.listener])
         return 0
 
 

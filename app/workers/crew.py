@@ -53,12 +53,23 @@ class _Worker:
 class Crew:
     """`run` returns once all workers are gone: after SIGTERM or SIGINT, or when none could start."""
 
-    def __init__(self, board: Board, generation: int, bounds: Bounds, work: Callable[[int], int]) -> None:
-        """`work(slot)` is what a worker does, in a process of its own; it returns the exit code."""
+    def __init__(
+        self,
+        board: Board,
+        generation: int,
+        bounds: Bounds,
+        work: Callable[[int], int],
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`work(slot)` is what a worker does, in a process of its own; it returns the exit code.
+
+        `on_stop` is called here when the workers are told to leave: to let go of what only they should hold.
+        """
         self._board = board
         self._generation = generation
         self._bounds = bounds
         self._work = work
+        self._on_stop = on_stop
         self._workers: list[_Worker] = []
         self._patience = Patience(_SHORTEST_PAUSE, _LONGEST_PAUSE, _GOOD_SECONDS)
         self._served = False
@@ -109,7 +120,9 @@ class Crew:
 
     def _stop(self, number: signal.Signals) -> None:
         """All of them; what has been told already is told again, and makes haste."""
-        self._stopping = True
+        if not self._stopping:
+            self._stopping = True
+            self._on_stop()
         for worker in self._workers:
             self._tell_to_leave(worker, number)
 

@@ -33,14 +33,22 @@ class _Template:
 class Supervisor:
     """`run` returns the exit code of the service."""
 
-    def __init__(self, board: Board, generation: Callable[[int], int], stop_seconds: float) -> None:
+    def __init__(
+        self,
+        board: Board,
+        generation: Callable[[int], int],
+        stop_seconds: float,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         """`generation(number)` is what a template does, in a process of its own; it returns its exit code.
 
         Templates that have not ended `stop_seconds` after they were told are killed, and their workers with them.
+        `on_stop` is called here when they are told: to let go of what only workers should hold.
         """
         self._board = board
         self._generation = generation
         self._stop_seconds = stop_seconds
+        self._on_stop = on_stop
         self._next = 0
         self._serving: _Template | None = None
         self._coming: _Template | None = None
@@ -102,6 +110,7 @@ class Supervisor:
             self._code = 0
             self._kill_at = time.monotonic() + self._stop_seconds
             self._board.stop()
+            self._on_stop()
         for template in self._templates:
             template.told = True
             tell(template.pid, number)

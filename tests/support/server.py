@@ -113,6 +113,7 @@ def running_server(
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
     places["JWT_KEYS_DIR"] = f"{log.parent}/keys"
+    places["LAME_DUCK_SECONDS"] = "0"
     own = {"MODELS_DIR": str(models), "PORT": str(port), **OPEN, **places, **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
