@@ -96,7 +96,7 @@ class Board:
 
     def note_worker_serving(self) -> None:
         """This worker takes requests."""
-        self._states[self._own()] = _SERVING
+        self._states[self.own_slot] = _SERVING
 
     def first_to_serve(self) -> bool:
         """Whether no worker has been asked this before: one of them tells the user how to make the first call.
@@ -108,11 +108,15 @@ class Board:
 
     def note_leaving(self) -> None:
         """This worker takes no more connections."""
-        self._states[self._own()] = _LEAVING
+        self._states[self.own_slot] = _LEAVING
 
     def beat(self) -> None:
         """This worker's event loop turns."""
-        self._beats[self._own()] = time.monotonic()
+        self._beats[self.own_slot] = time.monotonic()
+
+    def pid(self, slot: int) -> int:
+        """The worker there; 0 for none."""
+        return self._pids[slot]
 
     def occupied(self, slot: int) -> bool:
         """Whether a worker is there."""
@@ -131,7 +135,9 @@ class Board:
         """How many take requests now."""
         return sum(self.serving(slot) for slot in range(self.slots))
 
-    def _own(self) -> int:
+    @property
+    def own_slot(self) -> int:
+        """The slot of this process, which is a worker."""
         assert self.slot is not None, "only a worker has a slot"  # noqa: S101 -- for the type checker, and our own code
         return self.slot
 

@@ -16,12 +16,13 @@ from app import __version__
 from app.api import admin, catalog, feedback, health, oauth, openapi, predictions, usage, v1, v2
 from app.api.access import PUBLIC, needs
 from app.api.exchange import ShortWay
+from app.api.exposition import add_exposition
 from app.api.gate import Gate, hot_routes
 from app.api.guard import Guard
 from app.api.heads import Begin
 from app.api.problems import install_handlers
 from app.api.straight import Exchange
-from app.config import Exposure, Settings, read_settings
+from app.config import Settings, read_settings
 from app.telemetry.metrics import Metrics
 from app.web.pages import add_docs_page
 from app.wiring import Inheritance, Services, open_services
@@ -90,15 +91,13 @@ class Service(FastAPI):
     _document: tuple[int, dict[str, Any]] | None = None
 
 
-def create_app(
-    settings: Settings | None = None, metrics: Metrics | None = None, inheritance: Inheritance | None = None
-) -> Service:
+def create_app(settings: Settings | None = None, inheritance: Inheritance | None = None) -> Service:
     """The application for these settings, or for those in the environment. Nothing is opened before its lifespan.
 
-    With an `inheritance`, and the metrics that its registry has, it is the application of one worker of several.
+    With an `inheritance` it is the application of one worker of several.
     """
     settings = settings or read_settings()
-    metrics = metrics or Metrics()
+    metrics = inheritance.snapshots.metrics if inheritance else Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -125,7 +124,10 @@ def create_app(
     if settings.place.docs_exposure != "off":
         add_docs_page(app, _ACCESS[settings.place.docs_exposure])
     install_handlers(app)
-    _instrument(app, metrics, settings.place.metrics_exposure)
+    _instrument(app, metrics)
+    if settings.place.metrics_exposure != "off":
+        snapshots = inheritance.snapshots if inheritance else None
+        add_exposition(app, _ACCESS[settings.place.metrics_exposure], metrics, snapshots)
     app.gate = Gate(app.routes, settings, metrics)
     return app
 
@@ -133,8 +135,8 @@ def create_app(
 _ACCESS = {"on": PUBLIC, "token": needs("read")}
 
 
-def _instrument(app: FastAPI, metrics: Metrics, exposure: Exposure) -> None:
-    """Cold routes and the exposition; hot routes count themselves, through whichever door they are reached."""
+def _instrument(app: FastAPI, metrics: Metrics) -> None:
+    """Cold routes; hot routes count themselves, through whichever door they are reached."""
 
     def record(info: Info) -> None:
         metrics.record_http(info.method, info.modified_handler, info.modified_status, info.modified_duration)
@@ -145,5 +147,3 @@ def _instrument(app: FastAPI, metrics: Metrics, exposure: Exposure) -> None:
         excluded_handlers=[f"^{path}$" for path in hot_routes(app.routes)],
     )
     instrumentator.add(record).instrument(app)
-    if exposure != "off":
-        instrumentator.expose(app, include_in_schema=False, openapi_extra=_ACCESS[exposure])

@@ -19,6 +19,7 @@ from app.registry.sources import DirectorySource
 from app.storage.database import Database
 from app.storage.prediction_log import PredictionLog
 from app.telemetry.metrics import Metrics
+from app.telemetry.shared import Snapshots
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,7 @@ class Inheritance:
 
     board: Board
     registry: ModelRegistry
+    snapshots: Snapshots
 
 
 def _retention(settings: Settings) -> Callable[[str], int]:
@@ -68,6 +70,8 @@ async def open_services(
     sys.setswitchinterval(_SWITCH_SECONDS)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        if inheritance is not None:  # first, and so the last to be closed: the end is counted, too
+            await enter(inheritance.snapshots)
         database = stack.enter_context(Database(settings.storage))
         prediction_log = PredictionLog(settings.storage, database, metrics, _retention(settings), processes=processes)
         log = await enter(prediction_log)

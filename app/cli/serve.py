@@ -20,6 +20,7 @@ from app.board import Board
 from app.cli.welcome import Progress, announce
 from app.config import Settings, StorageSettings, read_settings
 from app.errors import OperatorError
+from app.telemetry.bulletins import Bulletins
 from app.workers.crew import Bounds, Crew
 from app.workers.processes import fork
 from app.workers.supervisor import Supervisor
@@ -80,13 +81,14 @@ class _Start:
 
         configure_logs(level=self.settings.server.log_level, json=self.settings.json_logs)
         board = Board(count)
+        bulletins = Bulletins(board.slots)
         server = self.settings.server
         leave_seconds = server.lame_duck_seconds + _LEAVE_SECONDS
         bounds = Bounds(server.worker_timeout_seconds, leave_seconds, server.worker_max_bytes)
 
         def generation(number: int) -> int:
             try:
-                app = self._load(board, number)
+                app = self._load(board, bulletins, number)
             except OperatorError as error:
                 click.echo(f"presage: {error}", err=True)
                 return 1
@@ -94,7 +96,7 @@ class _Start:
 
         return Supervisor(board, generation, leave_seconds + 5, self.listener.close).run()
 
-    def _load(self, board: Board, number: int) -> "Service":
+    def _load(self, board: Board, bulletins: Bulletins, number: int) -> "Service":
         """Everything that workers can share; no thread may be left when this returns, since none survives a fork."""
         if number == 0:
             self._prepare()
@@ -105,12 +107,13 @@ class _Start:
         from app.factory import create_app  # noqa: PLC0415 -- imported by now
         from app.registry.registry import ModelRegistry  # noqa: PLC0415
         from app.telemetry.metrics import Metrics  # noqa: PLC0415
+        from app.telemetry.shared import Snapshots  # noqa: PLC0415
         from app.wiring import Inheritance  # noqa: PLC0415
 
-        metrics = Metrics()
-        registry = ModelRegistry(self.settings.models, metrics)
+        snapshots = Snapshots(bulletins, board, Metrics())
+        registry = ModelRegistry(self.settings.models, snapshots.metrics)
         registry.load()
-        app = create_app(self.settings, metrics, Inheritance(board, registry))
+        app = create_app(self.settings, Inheritance(board, registry, snapshots))
         gc.collect()
         gc.freeze()  # else a worker's first collection would touch, and so copy, every object that is shared
         return app

@@ -1,28 +1,57 @@
-"""Every instrument of the service, in one table, with its meaning.
+"""Every instrument of the service, in one table, with its meaning, and how the gauges of several workers become one.
 
 Each application has a registry of its own, so that two of them in one process do not meet. Label values come from
-routes, models that are loaded and fixed vocabularies, never from a caller.
+routes, models that are loaded and fixed vocabularies, never from a caller. What the supervisor counts is on the board.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, PlatformCollector, ProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, PlatformCollector, generate_latest
 from prometheus_client.gc_collector import GCCollector
+from prometheus_client.registry import Collector
 
+from app.telemetry.families import Family, families_of
+from app.telemetry.merging import Merge
 from app.telemetry.plain import PlainCounter, PlainHistogram
+from app.telemetry.process import Process
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 # Powers of two from 0.25 ms to 4 s: a linear model answers in the first ones, a large forest in the last.
 SECONDS = tuple(0.00025 * 2**i for i in range(15))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# The library's own gauges. The memory of each worker is its share, so the sum counts no page twice.
+_PROCESS_GAUGES: dict[str, Merge] = {
+    "process_virtual_memory_bytes": sum,
+    "process_resident_memory_bytes": sum,
+    "process_start_time_seconds": min,
+    "process_open_fds": sum,
+    "process_max_fds": min,
+    "python_info": max,
+}
+
+
+class Registry(CollectorRegistry):
+    """The library's, which also says what is in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.collectors: list[Collector] = []
+
+    def register(self, collector: Collector) -> None:
+        """Raises ValueError for a second one of that name."""
+        super().register(collector)
+        self.collectors.append(collector)
 
 
 class Metrics:
     """The instruments, and the registry that `/metrics` shows."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
+        self.registry = registry = Registry()
+        self.merges = dict(_PROCESS_GAUGES)
+        self.process = Process(registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
 
@@ -55,29 +84,26 @@ class Metrics:
         self.call_rows = PlainHistogram(
             "presage_call_rows", "Rows in a call of the fitted estimator.", ["model", "version"], ROWS, registry
         )
-        self.waiting = Gauge(
-            "presage_rows_waiting",
-            "Rows that wait for a model, or that it works on.",
-            ["model", "version"],
-            registry=registry,
+        self.waiting = self._gauge(
+            "presage_rows_waiting", "Rows that wait for a model, or that it works on.", ["model", "version"], merge=sum
         )
-        self.serving = Gauge(
+        self.serving = self._gauge(
             "presage_model_serving",
             "1 for a version that is served, 0 for one that an alias names and that was refused.",
             ["model", "version"],
-            registry=registry,
+            merge=max,
         )
-        self.load_seconds = Gauge(
+        self.load_seconds = self._gauge(
             "presage_model_load_seconds",
             "Time it took to read, verify and warm up a version.",
             ["model", "version"],
-            registry=registry,
+            merge=max,
         )
-        self.model_runtime = Gauge(
+        self.model_runtime = self._gauge(
             "presage_model_runtime",
             "1 for what executes a version: the form that was chosen for each number of rows.",
             ["model", "version", "runtime"],
-            registry=registry,
+            merge=max,
         )
         self.runtime_fallbacks = Counter(
             "presage_runtime_fallbacks_total",
@@ -96,17 +122,13 @@ class Metrics:
         self.log_expired = Counter(
             "presage_log_expired_total", "Predictions deleted since they were past their age.", registry=registry
         )
-        self.log_writable = Gauge("presage_log_writable", "1 while the journal can be written.", registry=registry)
-        self.log_database_up = Gauge(
-            "presage_log_database_up", "1 while the database takes records.", registry=registry
+        self.log_writable = self._gauge("presage_log_writable", "1 while the journal can be written.", merge=min)
+        self.log_database_up = self._gauge("presage_log_database_up", "1 while the database takes records.", merge=min)
+        self.log_pending_bytes = self._gauge(
+            "presage_log_pending_bytes", "Bytes of the journal that the database does not have yet.", merge=sum
         )
-        self.log_pending_bytes = Gauge(
-            "presage_log_pending_bytes", "Bytes of the journal that the database does not have yet.", registry=registry
-        )
-        self.log_lag_seconds = Gauge(
-            "presage_log_lag_seconds",
-            "Age of the oldest record that the database does not have yet.",
-            registry=registry,
+        self.log_lag_seconds = self._gauge(
+            "presage_log_lag_seconds", "Age of the oldest record that the database does not have yet.", merge=max
         )
         self.rate_limited = Counter(
             "presage_rate_limited_total",
@@ -114,12 +136,10 @@ class Metrics:
             ["kind"],
             registry=registry,
         )
-        self.limits_redis_up = Gauge(
-            "presage_limits_redis_up",
-            "1 while limits are shared with other processes through Redis.",
-            registry=registry,
+        self.limits_redis_up = self._gauge(
+            "presage_limits_redis_up", "1 while limits are shared with other processes through Redis.", merge=min
         )
-        self.ready = Gauge("presage_ready", "1 when every required model is served.", registry=registry)
+        self.ready = self._gauge("presage_ready", "1 when every required model is served.", merge=min)
 
         self._add_cache()
         self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
@@ -133,12 +153,10 @@ class Metrics:
             ["model", "version", "outcome"],
             registry,
         )
-        self.cache_entries = Gauge("presage_cache_entries", "Answers kept in this process.", registry=registry)
-        self.cache_bytes = Gauge("presage_cache_bytes", "Bytes that these take, about.", registry=registry)
-        self.cache_redis_up = Gauge(
-            "presage_cache_redis_up",
-            "1 while answers are shared with other processes through Redis.",
-            registry=registry,
+        self.cache_entries = self._gauge("presage_cache_entries", "Answers kept in this process.", merge=sum)
+        self.cache_bytes = self._gauge("presage_cache_bytes", "Bytes that these take, about.", merge=sum)
+        self.cache_redis_up = self._gauge(
+            "presage_cache_redis_up", "1 while answers are shared with other processes through Redis.", merge=min
         )
         self.cache_invalid = Counter(
             "presage_cache_invalid_total",
@@ -146,6 +164,24 @@ class Metrics:
             ["model", "version"],
             registry=registry,
         )
+
+    def _gauge(self, name: str, meaning: str, labels: Sequence[str] = (), *, merge: Merge) -> Gauge:
+        self.merges[name] = merge
+        return Gauge(name, meaning, labels, registry=self.registry)
+
+    def families(self) -> list[Family]:
+        """What all instruments say now, as plain data."""
+        families: list[Family] = []
+        for collector in self.registry.collectors:
+            if isinstance(collector, PlainCounter | PlainHistogram):
+                families.append(collector.family())
+            else:
+                families += families_of(collector)
+        return families
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus reads, of this process alone; its type is `CONTENT_TYPE`."""
+        return generate_latest(self.registry)
 
     def record_hot(self, handler: str, status: int, seconds: float) -> None:
         """Count one POST to a hot route; its labels are looked up once and then kept."""

@@ -6,12 +6,12 @@ six. These have the same names, labels and meaning in the exposition.
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+
+from app.telemetry.families import Family, Series, metric_of
 
 
 class Count:
@@ -62,10 +62,13 @@ class PlainCounter(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The exposition."""
-        family = CounterMetricFamily(*self._family, labels=self._labels)
-        for values, count in list(self._series.items()):
-            family.add_metric(values, count.value)
-        return [family]
+        return [metric_of(self.family())]
+
+    def family(self) -> Family:
+        """The same as plain data."""
+        name, meaning = self._family
+        series: Series = {values: (count.value,) for values, count in list(self._series.items())}
+        return Family(name, "counter", meaning, tuple(self._labels), (), series)
 
 
 class PlainHistogram(Collector):
@@ -77,7 +80,6 @@ class PlainHistogram(Collector):
         self._family = (name, meaning)
         self._labels = labels
         self._bounds = bounds
-        self._names = [*map(floatToGoString, bounds), "+Inf"]
         self._series: dict[tuple[str, ...], Distribution] = {}
         registry.register(self)
 
@@ -91,8 +93,10 @@ class PlainHistogram(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """The exposition."""
-        family = HistogramMetricFamily(*self._family, labels=self._labels)
-        for values, found in list(self._series.items()):
-            buckets = zip(self._names, accumulate(found.counts), strict=True)
-            family.add_metric(values, list(buckets), found.total)
-        return [family]
+        return [metric_of(self.family())]
+
+    def family(self) -> Family:
+        """The same as plain data."""
+        name, meaning = self._family
+        series: Series = {values: (*found.counts, found.total) for values, found in list(self._series.items())}
+        return Family(name, "histogram", meaning, tuple(self._labels), tuple(self._bounds), series)

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 from app.config import AuthSettings, LimitSettings, Settings
 from app.factory import Service, create_app
+from app.wiring import Inheritance
 
 # What tests that are about something else have: everybody may, and as much as they like.
 OPEN = AuthSettings(auth_mode="none")
@@ -112,10 +113,10 @@ class InProcess:
 
 
 @contextmanager
-def in_process(settings: Settings) -> Iterator[InProcess]:
+def in_process(settings: Settings, inheritance: Inheritance | None = None) -> Iterator[InProcess]:
     """An application with its models loaded."""
     with asyncio.Runner() as runner:
-        app = create_app(settings)
+        app = create_app(settings, inheritance)
         lifespan = app.router.lifespan_context(app)
         runner.run(lifespan.__aenter__())
         try:
