@@ -10,35 +10,32 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 _ROLLUP = Path("/proc/self/smaps_rollup")
 _RESIDENT = "process_resident_memory_bytes"
-# To add up the shares of hundreds of thousands of pages takes the kernel milliseconds.
-_SHARE_SECONDS = 10.0
 
 
 class Process(ProcessCollector):
-    """The library's families; with `sharing`, resident memory is this process's share of the pages that it has.
+    """The library's families; once it was measured, resident memory is this process's share of the pages that it has.
 
     At the limit of open files nothing can be read; then what was read last stands, since a counter must not go away.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.sharing = False
+        self._share = 0.0
         self._last: dict[str, Metric] = {}
-        self._share = (float("-inf"), 0.0)
         super().__init__(registry=registry)
 
     def collect(self) -> Iterable[Metric]:
         """The exposition."""
         self._last.update({metric.name: metric for metric in super().collect()})
-        if self.sharing and (share := self._known_share()):
+        if self._share:
             resident = "Memory: what no other process has, and this one's share of what several have, in bytes."
-            self._last[_RESIDENT] = GaugeMetricFamily(_RESIDENT, resident, value=share)
+            self._last[_RESIDENT] = GaugeMetricFamily(_RESIDENT, resident, value=self._share)
         return list(self._last.values())
 
-    def _known_share(self) -> float:
-        measured, share = self._share
-        if time.monotonic() - measured > _SHARE_SECONDS:
-            self._share = (time.monotonic(), proportional_bytes() or share)
-        return self._share[1]
+    def measure_share(self) -> float:
+        """Look at every page, on a thread: it takes up to 15 ms for each GB; returns the seconds it took."""
+        began = time.monotonic()
+        self._share = proportional_bytes() or self._share
+        return time.monotonic() - began
 
 
 def proportional_bytes() -> float:

@@ -27,6 +27,10 @@ _EVERY_SECONDS = 1.0
 # How long the others may take to publish when they are asked; one that hangs is shown as it was.
 _PATIENCE_SECONDS = 0.1
 
+# Between two looks at the memory, and at the least how many times as long as one takes.
+_MEASURE_SECONDS = 10.0
+_REST = 1000
+
 _NOTHING = Published([], [])
 
 
@@ -48,20 +52,21 @@ class Snapshots:
         """Take the slot, and with it what was counted there."""
         self._mine = self._board.own_slot
         self._slot = self._bulletins.slots[self._mine]
-        self.metrics.process.sharing = True
+        await self._measure_share()
         self._inherited = _dump(inherit(self._published(self._mine), self.metrics.families()))
         self._answered = self._asked()
         self._publish()
         if self._bulletins.bells:
             asyncio.get_running_loop().add_reader(self._bulletins.bells[self._mine], self._rung)
-        self._task = asyncio.create_task(self._keep_publishing())
+        self._tasks = [asyncio.create_task(work()) for work in (self._keep_publishing, self._keep_measuring)]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Publish a last time; from then on the gauges are not shown any more."""
-        self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         if self._bulletins.bells:
             asyncio.get_running_loop().remove_reader(self._bulletins.bells[self._mine])
         self._publish()
@@ -127,6 +132,14 @@ class Snapshots:
         while True:
             await asyncio.sleep(_EVERY_SECONDS)
             self._publish()
+
+    async def _keep_measuring(self) -> None:
+        while True:
+            await asyncio.sleep(max(_MEASURE_SECONDS, _REST * self._measured_seconds))
+            await self._measure_share()
+
+    async def _measure_share(self) -> None:
+        self._measured_seconds = await asyncio.to_thread(self.metrics.process.measure_share)
 
     def _asked(self) -> list[int]:
         return [slot.asked for slot in self._bulletins.slots]

@@ -109,7 +109,6 @@ def test_a_worker_with_other_buckets_does_not_spoil_the_others() -> None:
 def test_every_gauge_says_how_it_is_merged() -> None:
     """The library's own as well as ours."""
     metrics = Metrics()
-    metrics.process.sharing = True
     gauges = {family.name for family in metrics.registry.collect() if family.type == "gauge"}
     assert gauges == set(metrics.merges)
 
