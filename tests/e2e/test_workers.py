@@ -264,3 +264,22 @@ def test_two_workers_share_the_work_of_many_connections(models: Path, tmp_path: 
 def _cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_metrics_are_those_of_the_service_whoever_is_asked_and_whoever_died(models: Path, tmp_path: Path) -> None:
+    """Exact at once, and no less after a kill."""
+    with service(models, tmp_path) as server:
+        for number in range(20):
+            assert predict(server, number).status_code == 200
+        assert {_counted(server) for _ in range(8)} == {20}
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: serving(server) == 2)
+        assert {_counted(server) for _ in range(8)} == {20}
+        text = httpx2.get(f"{server.url}/metrics").text
+        assert 'presage_workers{state="serving"} 2.0' in text
+        assert 'presage_worker_restarts_total{reason="killed"} 1.0' in text
+
+
+def _counted(server: Server) -> float:
+    lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("presage_predictions_total{"))
