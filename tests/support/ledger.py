@@ -30,7 +30,7 @@ class Ledger:
         rows = rows_of(url)
         assert len(rows) == len(set(rows))
         assert set(self.answered) <= set(rows)
-        assert len(rows) - len(self.answered) - beside <= self.statuses["broken"]
+        assert len(rows) - len(self.answered) - beside <= self.statuses["broken"], (len(rows), self.statuses)
 
 
 @contextmanager
