@@ -1,8 +1,8 @@
 """RateLimits: how much of what a caller may have.
 
 A rate such as `60000/minute` is priced in rows. Who asks is a subject or an address; what for is a model, or another
-resource. Each pair has a window of its own. Everything is decided here and now, in this process; where REDIS_URL is
-set, `Sharing` makes the processes' windows one.
+resource. Each pair has a window of its own. Everything is decided here and now, in this process. `Columns`
+make the windows of one service's processes one; where REDIS_URL is set, `Sharing` does so for all services.
 
 slowapi's `Limiter` holds configuration and strategy. Its middleware and decorators are not used: they miss the routes
 of included routers, count only after the body was read, and know neither rows nor principals.
@@ -12,7 +12,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NoReturn, Self, cast
@@ -24,6 +24,7 @@ from slowapi import Limiter
 
 from app.config import LimitSettings, StorageSettings
 from app.errors import BatchExceedsPlan, RateLimited
+from app.limits.columns import Columns
 from app.limits.sharing import Sharing
 from app.limits.store import Clock, LocalStorage
 from app.limits.windows import Window
@@ -103,12 +104,21 @@ class RateLimits:
     """Only for the event loop's thread, and never waits. A context manager, since the sharing has a lifetime."""
 
     def __init__(
-        self, settings: LimitSettings, storage: StorageSettings, metrics: Metrics, *, clock: Clock = time.monotonic
+        self,
+        settings: LimitSettings,
+        storage: StorageSettings,
+        metrics: Metrics,
+        *,
+        clock: Clock = time.monotonic,
+        columns: Columns | None = None,
     ) -> None:
-        """Connects to nothing yet. `clock` counts seconds and never goes back. Raises InvalidSettings."""
+        """Connects to nothing yet. Raises InvalidSettings.
+
+        `clock` counts seconds, never goes back, and is the same for all processes that share `columns`.
+        """
         self._default = settings.rate_limit
         self._address_rate = settings.address_rate_limit
-        limiter = _limiter(clock)
+        limiter = _limiter(clock, columns)
         self._hit = limiter.hit
         self._store = cast("LocalStorage", limiter.storage)
         redis = open_redis(storage)
@@ -170,8 +180,14 @@ class RateLimits:
         """`RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10) as they are now."""
         return self._headers(grant.budget, grant.window)
 
-    def usage(self, who: str, plan: str | None) -> list[Usage]:
-        """For each thing of which the caller has used something lately, in the order of names."""
+    def usage(self, who: str, plan: str | None, names: Iterable[str] = ()) -> list[Usage]:
+        """For each thing of which the caller has used something lately, in the order of names.
+
+        With columns, `names` are the things that may have been used in another process only.
+        """
+        for name in names if self._store.columns else ():
+            budget = self._of_principal(who, name, plan)
+            self._store.used_elsewhere(budget.key, budget.amount, budget.seconds)
         prefix = self._of_principal(who, "", plan).prefix("principal", who)
         found = [(key, window) for key, window in self._store.windows.items() if key.startswith(prefix)]
         usages = [self._usage(unquote(key[len(prefix) :]), window) for key, window in found]
@@ -203,12 +219,12 @@ class RateLimits:
         return [budget.policy_header, (b"ratelimit", budget.state_header % (left, seconds))]
 
     def _usage(self, name: str, window: Window) -> Usage:
-        elapsed = self._store.elapsed(window)
+        elapsed = self._store.refresh(window)
         used, remaining = math.ceil(window.used(elapsed)), window.remaining(elapsed)
         return Usage(name, window.limit, window.seconds, used, remaining, math.ceil(window.until_whole(elapsed)))
 
 
-def _limiter(clock: Clock) -> SlidingWindowCounterRateLimiter:
+def _limiter(clock: Clock, columns: Columns | None) -> SlidingWindowCounterRateLimiter:
     """The strategy of a `Limiter` that reads no file, and whose store is ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is no such file
@@ -216,7 +232,7 @@ def _limiter(clock: Clock) -> SlidingWindowCounterRateLimiter:
             key_func=str,
             strategy="sliding-window-counter",
             storage_uri="local://",
-            storage_options={"clock": clock},  # type: ignore[dict-item]  # handed on as it is
+            storage_options={"clock": clock, "columns": columns},  # type: ignore[dict-item]  # handed on as it is
             config_filename=os.devnull,
         )
     return cast("SlidingWindowCounterRateLimiter", limiter.limiter)

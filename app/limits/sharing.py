@@ -33,7 +33,6 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _LEAVE_SECONDS = 0.2
 # Clocks run apart by less than this between two exchanges, unless one of them was set.
 _DRIFT_SECONDS = 0.005
-_JUMP_SECONDS = 0.25
 
 
 class Sharing:
@@ -46,7 +45,8 @@ class Sharing:
         self._store = store
         self._gauge = metrics.limits_redis_up
         self._clock = clock
-        self._process = secrets.token_hex(4)
+        # Whoever has had the column before is known by the same name: what they had used is told as one's own.
+        self._process = store.columns.name if store.columns else secrets.token_hex(4)
         self._heard = "0"
         self._told = 0  # windows in the last exchange
         self._placed = False  # whether the common time is known
@@ -180,6 +180,7 @@ class Sharing:
             self._store.mark(window)
             return
         window.shared(asked.spent + share.held, share.others, share.others_claims, share.previous, elapsed)
+        self._store.complete(window)
         window.wake_at = asked.spent + share.held / 2
         if share.held > self._spare(window):  # to be given back, unless it is used
             self._store.mark(window)
@@ -190,11 +191,9 @@ class Sharing:
         """Redis's time, which was `common` at some moment between the two, is the time of windows."""
         offset = common - (sent + received) / 2
         away = abs(offset - self._store.offset)
-        if not self._placed or away > _JUMP_SECONDS:
+        if not self._placed or away > (received - sent) / 2 + _DRIFT_SECONDS:
             self._placed = True
-            self._store.move_clock(offset)
-        elif away > (received - sent) / 2 + _DRIFT_SECONDS:
-            self._store.offset = offset
+            self._store.follow(offset)
 
 
 def _pause(failures: int) -> float:

@@ -8,6 +8,10 @@ room. A process that is alone has claimed everything: its ceiling is infinite.
 """
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from app.limits.columns import Row
 
 # Less than any part of a row that a clock can make, and more than what floating point loses.
 _NOTHING = 1e-6
@@ -20,6 +24,8 @@ class Window:
         "active",
         "ceiling",
         "dirty",
+        "distant",
+        "distant_before",
         "key",
         "limit",
         "number",
@@ -28,6 +34,7 @@ class Window:
         "overdrawn",
         "own_before",
         "previous",
+        "row",
         "seconds",
         "spent",
         "told",
@@ -50,19 +57,22 @@ class Window:
         self.active = False  # whether it was asked for since the others were told
         self.dirty = False  # whether it waits to be told
         self.told = 0  # what `spent` was when the others were told
+        self.row: Row | None = None  # its place in the columns, where there are any
+        self.distant = 0  # of `others`: by processes that have no column, as last heard
+        self.distant_before = 0  # the same of `previous`
 
     def advance(self, number: float, elapsed: float, fresh: float) -> None:
         """Go on to a later window; `fresh` is the ceiling of one that nobody has used of late."""
         if number == self.number + 1:
-            self.previous, self.own_before = self.spent + self.others, self.spent
+            self.previous, self.own_before, self.distant_before = self.spent + self.others, self.spent, self.distant
             # To the others, what was claimed counts no more than this now.
             self.ceiling = max(0.0, self.ceiling - self.spent) * (1 - elapsed)
         else:
-            self.previous = self.own_before = 0
+            self.previous = self.own_before = self.distant_before = 0
             self.ceiling = fresh
         self.number = number
         self.wake_at = self.ceiling / 2
-        self.spent = self.others = self.others_claims = self.told = 0
+        self.spent = self.others = self.others_claims = self.told = self.distant = 0
         self.overdrawn = False
 
     def take(self, amount: int, elapsed: float) -> bool:
