@@ -50,7 +50,8 @@ class AccessHealth(BaseModel):
         description="Clients, keys and revocations, as the database has them; `never`: it has not been read yet."
     )
     limits: Literal["off", "up", "down"] = Field(
-        description="The sharing of limits through Redis; `down`: each process allows the whole of every plan."
+        description="The sharing of limits between services, through Redis. Without it (`off`, `down`) each service "
+        "allows the whole of every plan; its workers have it together all the same."
     )
 
 

@@ -35,7 +35,7 @@ class UsageOut(BaseModel):
 async def get_usage(services: ServicesDep, admission: AdmissionDep) -> UsageOut:
     """Tell the caller who they are, what they may do, and what is left of their plan."""
     principal = admission.principal
-    windows = services.limits.usage(admission.who, principal.plan)
+    windows = services.limits.usage(admission.who, principal.plan, services.registry.models)
     return UsageOut(
         principal=principal.subject,
         scopes=sorted(principal.scopes),
