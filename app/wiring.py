@@ -1,7 +1,7 @@
 """Everything with a lifetime: opened once, in order, and closed in reverse, however we leave."""
 
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -13,6 +13,7 @@ from app.board import Board
 from app.config import Settings
 from app.inference.cache import PredictionCache
 from app.inference.service import PredictionService
+from app.limits.columns import Columns
 from app.limits.limiter import RateLimits
 from app.registry.registry import ModelRegistry
 from app.registry.sources import DirectorySource
@@ -48,6 +49,7 @@ class Inheritance:
     board: Board
     registry: ModelRegistry
     snapshots: Snapshots
+    columns: Sequence[memoryview]
 
 
 def _retention(settings: Settings) -> Callable[[str], int]:
@@ -76,7 +78,8 @@ async def open_services(
         prediction_log = PredictionLog(settings.storage, database, metrics, _retention(settings), processes=processes)
         log = await enter(prediction_log)
         # Before a thread loads models: both silence warnings for a moment, which Python does for all threads at once.
-        limits = await enter(RateLimits(settings.limits, settings.storage, metrics))
+        columns = Columns(inheritance.columns, inheritance.board.own_slot) if inheritance else None
+        limits = await enter(RateLimits(settings.limits, settings.storage, metrics, columns=columns))
         registry = await enter(inheritance.registry if inheritance else ModelRegistry(settings.models, metrics))
         cache = await enter(PredictionCache(settings.cache, settings.storage, metrics))
         predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))

@@ -20,6 +20,7 @@ from app.board import Board
 from app.cli.welcome import Progress, announce
 from app.config import Settings, StorageSettings, read_settings
 from app.errors import OperatorError
+from app.limits.columns import REGION_BYTES
 from app.telemetry.bulletins import Bulletins
 from app.workers.crew import Bounds, Crew
 from app.workers.processes import fork
@@ -56,6 +57,15 @@ def serve(*, train_if_empty: bool, migrate: bool) -> None:
         sys.exit(start.with_workers(processes) if processes > 1 else start.alone())
 
 
+class _Shared:
+    """Memory that all processes of the service have in common, through all generations."""
+
+    def __init__(self, workers: int) -> None:
+        self.board = Board(workers)
+        self.bulletins = Bulletins(self.board.slots)
+        self.columns = self.board.regions(self.board.slots, REGION_BYTES)
+
+
 @dataclass(frozen=True, slots=True)
 class _Start:
     """What both ways of serving need."""
@@ -80,15 +90,15 @@ class _Start:
         from app.telemetry.logs import configure_logs  # noqa: PLC0415
 
         configure_logs(level=self.settings.server.log_level, json=self.settings.json_logs)
-        board = Board(count)
-        bulletins = Bulletins(board.slots)
+        shared = _Shared(count)
+        board = shared.board
         server = self.settings.server
         leave_seconds = server.lame_duck_seconds + _LEAVE_SECONDS
         bounds = Bounds(server.worker_timeout_seconds, leave_seconds, server.worker_max_bytes)
 
         def generation(number: int) -> int:
             try:
-                app = self._load(board, bulletins, number)
+                app = self._load(shared, number)
             except OperatorError as error:
                 click.echo(f"presage: {error}", err=True)
                 return 1
@@ -96,7 +106,7 @@ class _Start:
 
         return Supervisor(board, generation, leave_seconds + 5, self.listener.close).run()
 
-    def _load(self, board: Board, bulletins: Bulletins, number: int) -> "Service":
+    def _load(self, shared: "_Shared", number: int) -> "Service":
         """Everything that workers can share; no thread may be left when this returns, since none survives a fork."""
         if number == 0:
             self._prepare()
@@ -110,10 +120,10 @@ class _Start:
         from app.telemetry.shared import Snapshots  # noqa: PLC0415
         from app.wiring import Inheritance  # noqa: PLC0415
 
-        snapshots = Snapshots(bulletins, board, Metrics())
+        snapshots = Snapshots(shared.bulletins, shared.board, Metrics())
         registry = ModelRegistry(self.settings.models, snapshots.metrics)
         registry.load()
-        app = create_app(self.settings, Inheritance(board, registry, snapshots))
+        app = create_app(self.settings, Inheritance(shared.board, registry, snapshots, shared.columns))
         gc.collect()
         gc.freeze()  # else a worker's first collection would touch, and so copy, every object that is shared
         return app

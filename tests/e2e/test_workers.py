@@ -291,3 +291,33 @@ def test_metrics_are_those_of_the_service_whoever_is_asked_and_whoever_died(mode
 def _counted(server: Server) -> float:
     lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("presage_predictions_total{"))
+
+
+def test_a_plan_is_one_plan_over_all_workers(models: Path, tmp_path: Path) -> None:
+    """Without Redis, each request on a connection of its own; and a worker that is killed gives nobody a plan anew."""
+    access = {"AUTH_MODE": "jwt", "JWT_SECRET": SECRET, "RATE_LIMIT": "60/hour"}
+    with service(models, tmp_path, **access) as server:
+        for _ in range(20):
+            assert predict(server, 3).status_code == 200
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: serving(server) == 2)
+        statuses = [predict(server, 3).status_code for _ in range(80)]
+        assert set(statuses) == {200, 429}
+        assert abs(statuses.count(200) - 40) <= 1
+
+
+def test_a_token_revoked_by_one_worker_is_refused_by_all_within_a_second(models: Path, tmp_path: Path) -> None:
+    """Each of them remembered it, and it was good a moment before."""
+    with service(models, tmp_path, AUTH_MODE="jwt", JWT_SECRET=SECRET) as server:
+        given = {"Authorization": f"Bearer {token(sub='leaver', jti='the-leavers-token').decode()}"}
+        admin = {"Authorization": f"Bearer {token(sub='root', scope='admin').decode()}"}
+
+        def statuses() -> set[int]:
+            asked = [httpx2.get(f"{server.url}/v2/catalog", headers=given) for _ in range(12)]
+            return {answer.status_code for answer in asked}
+
+        assert 401 not in statuses()
+        revoked = {"token": given["Authorization"].removeprefix("Bearer ")}
+        assert httpx2.post(f"{server.url}/admin/revocations", json=revoked, headers=admin).status_code == 204
+        assert wait_until(lambda: statuses() == {401}, 10) < 1
+        assert statuses() == {401}

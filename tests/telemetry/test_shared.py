@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 
 from app.board import REASONS, Board
 from app.config import ModelSettings, Settings, StorageSettings
+from app.limits.columns import REGION_BYTES
 from app.registry.registry import ModelRegistry
 from app.telemetry.bulletins import Bulletins
 from app.telemetry.metrics import Metrics
@@ -183,15 +184,15 @@ def test_the_route_shows_all_workers(tmp_path: Path) -> None:
     storage = StorageSettings(database_url=SecretStr(f"sqlite:///{tmp_path}/db"), journal_dir=tmp_path / "journal")
     models = ModelSettings(models_dir=tmp_path / "models")
     settings = Settings(auth=OPEN, limits=UNLIMITED, models=models, storage=storage)
-    board, sibling, snapshots = Board(2), Metrics(), []
+    board, sibling = Board(2), Metrics()
+    its_board = copy(board)  # as each process has its own, of the same memory
+    board.enter(0)
+    its_board.enter(1)
     bulletins = Bulletins(board.slots)
-    for slot, metrics in enumerate((Metrics(), sibling)):
-        own = copy(board)  # as each process has its own, of the same memory
-        own.enter(slot)
-        snapshots.append(Snapshots(bulletins, own, metrics))
-    registry = ModelRegistry(models, snapshots[0].metrics)
-    with in_process(settings, Inheritance(board, registry, snapshots[0])) as app:
-        app.run(snapshots[1].__aenter__())
+    snapshots = Snapshots(bulletins, board, Metrics())
+    columns = board.regions(board.slots, REGION_BYTES)
+    with in_process(settings, Inheritance(board, ModelRegistry(models, snapshots.metrics), snapshots, columns)) as app:
+        app.run(Snapshots(bulletins, its_board, sibling).__aenter__())
         count(sibling)
         count(app.app.state.metrics)
         answer = app.request("GET", "/metrics")
