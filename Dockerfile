@@ -38,14 +38,15 @@ ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONUNBUFFERED=1 \
     ENVIRONMENT=production \
     HOST=0.0.0.0 \
-    PORT=8000
+    PORT=8000 \
+    WORKERS=auto
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 # Ready, not only alive; http.client, since urllib would ask a proxy from the environment for 127.0.0.1.
 HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 \
     CMD ["python", "-ISc", "import os, sys, http.client as http; c = http.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=3); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status != 200)"]
-# One process, which SIGTERM reaches; a database that is away or busy does not keep it from serving.
+# Its first process supervises, and SIGTERM reaches it; a database that is away or busy does not keep it from serving.
 CMD ["python", "-m", "app", "serve", "--migrate"]
 ARG VERSION=unknown
 ARG REVISION=unknown

@@ -11,7 +11,7 @@ help: ## list the targets
 run: ## set up what is missing and serve on PORT (8000)
 	@echo "presage: starting in $(CURDIR)"
 	@$(MAKE) --no-print-directory .venv/runtime
-	@LOG_FORMAT=$${LOG_FORMAT:-console} exec $(BIN)/python -m app serve --train-if-empty --migrate
+	@LOG_FORMAT=$${LOG_FORMAT:-console} WORKERS=$${WORKERS:-auto} exec $(BIN)/python -m app serve --train-if-empty --migrate
 
 .PHONY: test
 test: .venv/dev ## run every test that needs nothing but wheels

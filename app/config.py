@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.cpus import available_cpus
 from app.errors import InvalidSettings
 from app.manifest import MOST_TTL_SECONDS
 
@@ -105,7 +106,11 @@ class ServerSettings(_Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
-    workers: int = Field(1, ge=1, le=256, description="Worker processes")
+    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+        1,
+        description="Processes that take requests, each of which uses one core; they share the models "
+        "([operations.md](operations.md)). `auto`: as many as there are CPUs, by the limits of the container, too.",
+    )
     lame_duck_seconds: float = Field(
         2.0,
         ge=0,
@@ -141,7 +146,7 @@ class ServerSettings(_Group):
     @property
     def processes(self) -> int:
         """How many workers there are."""
-        return self.workers
+        return available_cpus() if self.workers == "auto" else self.workers
 
 
 class ModelSettings(_Group):

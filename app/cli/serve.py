@@ -122,6 +122,7 @@ class _Start:
 
         snapshots = Snapshots(shared.bulletins, shared.board, Metrics())
         registry = ModelRegistry(self.settings.models, snapshots.metrics)
+        self.progress.step(f"loading models from {self.settings.models.models_dir}/")
         registry.load()
         app = create_app(self.settings, Inheritance(shared.board, registry, snapshots, shared.columns))
         gc.collect()

@@ -72,6 +72,8 @@ def test_the_printed_call_fits_the_models_that_there_are(models_dir: Path, tmp_p
         ({"TRUSTED_PROXIES": "proxy.internal"}, "TRUSTED_PROXIES: must be addresses or networks"),
         ({"CORS_ORIGINS": "null"}, "CORS_ORIGINS: must be origins"),
         ({"RATE_LIMIT": "many"}, "RATE_LIMIT: "),
+        ({"WORKERS": "0"}, "WORKERS: Input should be greater than or equal to 1"),
+        ({"WORKERS": "many"}, "WORKERS: Input should be 'auto'"),
     ],
 )
 def test_a_setting_that_cannot_be_used_ends_the_start_with_its_name(environment: dict[str, str], says: str) -> None:

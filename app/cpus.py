@@ -1,0 +1,55 @@
+"""How many CPUs this process may use: what the scheduler lets it have, and what its container is billed for.
+
+Python counts the machine's, or those that the process may run on. A container that is limited to one CPU of a machine
+with 64 is throttled whatever it runs on, and its limit stands in its control group (cgroup), or in one above.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def available_cpus(root: Path = _ROOT) -> int:
+    """At least 1; half a CPU counts as one. `root` is where the file system with `proc` and `sys` begins."""
+    try:
+        mine = len(os.sched_getaffinity(0))
+    except AttributeError:  # only some systems tell
+        mine = os.cpu_count() or 1
+    limits = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
+    return max(1, min(mine, *(math.ceil(limit) for limit in limits))) if limits else mine
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """The folders of the groups that this process is in, with those above them: any of them may set a limit."""
+    mount = root / "sys/fs/cgroup"
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        # Version 2 has one tree for all; version 1 one for each set of controllers, under any of their names.
+        for base in [mount] if not controllers else [mount / controllers, mount / "cpu"]:
+            folder = base / path.lstrip("/")
+            yield from (each for each in (folder, *folder.parents) if each.is_relative_to(base))
+
+
+def _limit(folder: Path) -> float | None:
+    """CPUs of one group; None where it sets no limit."""
+    quota, _, period = _read(folder / "cpu.max").partition(" ")
+    if not period:
+        quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
+    try:
+        limit = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):  # there is no such file, or it says `max`
+        return None
+    return limit if limit > 0 else None  # version 1 says -1
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
