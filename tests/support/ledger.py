@@ -6,12 +6,19 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from typing import Protocol
 from uuid import UUID
 
 import httpx2
 import psycopg2
 
-from tests.support.server import Server
+
+class Addressed(Protocol):
+    """What has callers: a server, or what stands in front of several."""
+
+    @property
+    def url(self) -> str:
+        """Where it is reached."""
 
 
 class Ledger:
@@ -34,7 +41,7 @@ class Ledger:
 
 
 @contextmanager
-def load(server: Server, callers: int = 4) -> Iterator[Ledger]:
+def load(server: Addressed, callers: int = 4) -> Iterator[Ledger]:
     """Callers that ask one after the other until the block ends."""
     ledger = Ledger()
     stop = threading.Event()

@@ -109,7 +109,7 @@ def running_server(
     Unless the environment says otherwise nobody has to say who they are. Its keys, its journal and, unless the
     environment names another, its database lie beside the log. `module` is run in the place of `app serve`.
     """
-    port = free_port()
+    port = int((environment or {}).get("PORT") or free_port())
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
     places["JWT_KEYS_DIR"] = f"{log.parent}/keys"

@@ -1,0 +1,157 @@
+"""Behind the balancers of deploy/: two instances are one service, and one of them may go at any time."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.support.ledger import answers, load
+from tests.support.server import ROOT, Server, clean_environment, free_port, running_server
+from tests.support.versions import write_classifier
+
+pytestmark = pytest.mark.system
+
+ENVIRONMENT = {"DEFAULT_MODEL": "toy", "LOG_FORMAT": "json", "TRUSTED_PROXIES": "127.0.0.1", "LAME_DUCK_SECONDS": "2"}
+# Of what has no credential: enough for the tests, and little enough to be used up.
+ENVIRONMENT["ADDRESS_RATE_LIMIT"] = "600/minute"
+
+
+@dataclass(frozen=True)
+class Balancer:
+    """Its name, and where callers reach it."""
+
+    name: str
+    url: str
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One quick model."""
+    root = tmp_path_factory.mktemp("models")
+    write_classifier(root)
+    return root
+
+
+@pytest.fixture
+def instances(models: Path, tmp_path: Path) -> Iterator[list[Server]]:
+    """Two that share nothing but the models."""
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(running_server(models, tmp_path / f"{n}/log", ENVIRONMENT, arguments=["--migrate"]))
+            for n in range(2)
+        ]
+
+
+@pytest.fixture(params=["nginx", "haproxy"])
+def balancer(request: pytest.FixtureRequest, instances: list[Server], tmp_path: Path) -> Iterator[Balancer]:
+    """The file of deploy/ as it is, but for addresses."""
+    port = free_port()
+    command, environment = COMMANDS[request.param](instances, port, tmp_path)
+    with (tmp_path / "balancer").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        url = f"http://127.0.0.1:{port}"
+        _wait_until(lambda: _status(url) == 200)
+        yield Balancer(request.param, url)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def _haproxy(instances: list[Server], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+    places = {f"PRESAGE_{n}": f"127.0.0.1:{instance.port}" for n, instance in enumerate(instances, 1)}
+    environment = {**clean_environment(), "BIND": f"127.0.0.1:{port}", **places}
+    command = ["/usr/sbin/haproxy", "-f", f"{ROOT}/deploy/haproxy.cfg"]
+    subprocess.run([*command, "-c"], check=True, env=environment, capture_output=True)
+    return command, environment
+
+
+def _nginx(instances: list[Server], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+    text = (ROOT / "deploy/nginx.conf").read_text()
+    for there, here in (("8001", instances[0].port), ("8002", instances[1].port)):
+        text = text.replace(f"127.0.0.1:{there}", f"127.0.0.1:{here}")
+    (folder / "nginx.conf").write_text(text.replace("listen 8080", f"listen 127.0.0.1:{port}"))
+    command = ["/usr/sbin/nginx", "-c", f"{folder}/nginx.conf"]
+    command += ["-g", f"daemon off; master_process off; pid {folder}/pid; error_log stderr;"]
+    subprocess.run([*command, "-t"], check=True, capture_output=True)
+    return command, dict(clean_environment())
+
+
+COMMANDS: dict[str, Callable[[list[Server], int, Path], tuple[list[str], dict[str, str]]]] = {
+    "nginx": _nginx,
+    "haproxy": _haproxy,
+}
+
+
+def test_both_instances_get_requests_in_turns(balancer: Balancer, instances: list[Server]) -> None:
+    """About as many each."""
+    with load(balancer) as ledger:
+        answers(ledger, 200)
+    assert set(ledger.statuses) == {200}
+    shares = sorted(_predicted(instance) for instance in instances)
+    assert shares[0] > sum(shares) / 3
+
+
+def test_an_instance_that_is_killed_costs_no_request(
+    balancer: Balancer, instances: list[Server], models: Path, tmp_path: Path
+) -> None:
+    """Whatever it was working on is asked of the other one; and when it is back, it gets its part again."""
+    with load(balancer, callers=8) as ledger:
+        answers(ledger, 200)
+        instances[0].process.kill()
+        instances[0].process.wait()
+        answers(ledger, 200)
+        assert httpx2.get(f"{balancer.url}/health/live").status_code == 200
+        again = {**ENVIRONMENT, "PORT": str(instances[0].port)}
+        with running_server(models, tmp_path / "again/log", again, wait=False) as back:
+            back.wait_for("/health/ready", 200)
+            _wait_until(lambda: _predicted(back) > 50)
+    # What the instance had not even read ends in a reset, which HAProxy 2.6 hands on: what each caller had just sent.
+    assert set(ledger.statuses) - {"broken"} == {200}
+    assert ledger.statuses["broken"] <= (16 if balancer.name == "haproxy" else 0)
+
+
+def test_an_instance_that_is_stopped_costs_no_request(balancer: Balancer, instances: list[Server]) -> None:
+    """Not one, whether its balancer has noticed or not."""
+    with load(balancer, callers=8) as ledger:
+        answers(ledger, 200)
+        assert instances[0].stop() == 0
+        answers(ledger, 200)
+    assert set(ledger.statuses) == {200}
+
+
+def test_only_the_balancer_is_believed_about_addresses(models: Path, tmp_path: Path, balancer: Balancer) -> None:
+    """A caller that claims to be somebody else each time uses up the budget of its own address, and nobody else's."""
+    from_one, from_other = (
+        httpx2.Client(base_url=balancer.url, transport=httpx2.HTTPTransport(local_address=address))
+        for address in ("127.0.0.5", "127.0.0.6")
+    )
+    with from_one, from_other:
+        claims = ({"X-Forwarded-For": f"10.1.{n // 250}.{n % 250}"} for n in range(1500))
+        statuses = [from_one.get("/nowhere", headers=claim).status_code for claim in claims]
+        assert set(statuses) == {404, 429}
+        assert from_other.get("/nowhere").status_code == 404
+
+
+def _predicted(instance: Server) -> float:
+    lines = httpx2.get(f"{instance.url}/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("presage_predictions_total{"))
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx2.get(f"{url}/health/live").status_code
+    except httpx2.TransportError:
+        return 0
+
+
+def _wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
