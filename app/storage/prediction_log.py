@@ -172,6 +172,7 @@ class PredictionLog:
 
     def _stop(self) -> None:
         """What the drain cannot bring away in its time stays in the journal, for whoever adopts it."""
+        self._sync()  # first, in case that somebody has no patience with the rest
         self._drain.stop(_STOP_SECONDS)
         self._stopping.set()
         self._keeper.join()
