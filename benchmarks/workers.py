@@ -29,7 +29,7 @@ from tests.support.tokens import SECRET, token
 from tests.support.versions import write_classifier
 
 RESULTS = ROOT / "benchmarks/results/workers.md"
-CONNECTIONS = 64
+CONNECTIONS = 64  # for each worker
 _FOREST_MIB = 190
 _SAMPLES, _FIELDS = 40_000, 10
 _HEADERS = {"Authorization": f"Bearer {token(exp=4_000_000_000).decode()}"}
@@ -54,7 +54,7 @@ def _head(seconds: int) -> str:
     command = f"`python -m benchmarks.workers`, Python {sys.version.split()[0]}, {os.cpu_count()} cores"
     return (
         f"# Workers\n\n{command}, {datetime.now(UTC):%Y-%m-%d}. A row for a linear model with everything on; wrk with "
-        f"{CONNECTIONS} connections on the same cores, {seconds} s.\n"
+        f"{CONNECTIONS} connections for each worker on the same cores, {seconds} s.\n"
     )
 
 
@@ -66,9 +66,9 @@ def _throughput(folder: Path, seconds: int, rounds: int) -> list[str]:
             place = folder / f"{workers}-{turn}"
             with running_server(folder / "small", place / "log", _settings("toy", workers)) as server:
                 url = f"{server.url}/v2/predict"
-                wrk(url, script, 1, connections=CONNECTIONS, core=None)
+                wrk(url, script, 1, connections=CONNECTIONS * workers, core=None)
                 before = {pid: cpu_seconds(pid) for pid in family(server)}
-                result = wrk(url, script, seconds, connections=CONNECTIONS, core=None)
+                result = wrk(url, script, seconds, connections=CONNECTIONS * workers, core=None)
                 spent = [cpu_seconds(pid) - seconds_before for pid, seconds_before in before.items()]
                 requests = result["rate"] * seconds
                 measured.append({**result, "cpu": sum(spent) / requests * 1e6, "least": _least_share(spent, workers)})

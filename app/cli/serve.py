@@ -146,8 +146,9 @@ class _Start:
     def _check(self) -> None:
         """Find out now what would end the start later: addresses, and keys, that cannot be used."""
         # Seconds of imports: after the first line is out, and after the settings and the port are known to be good.
-        import uvicorn  # noqa: F401, PLC0415
+        import uvicorn.loops.auto  # noqa: F401, PLC0415
 
+        import app.api.server  # noqa: F401, PLC0415
         from app.auth.keys import KeyRing  # noqa: PLC0415
         from app.factory import create_app  # noqa: F401, PLC0415
         from app.storage.database import Database  # noqa: PLC0415
