@@ -13,9 +13,17 @@ run: ## set up what is missing and serve on PORT (8000)
 	@$(MAKE) --no-print-directory .venv/runtime
 	@LOG_FORMAT=$${LOG_FORMAT:-console} WORKERS=$${WORKERS:-auto} exec $(BIN)/python -m app serve --train-if-empty --migrate
 
-.PHONY: test
-test: .venv/dev ## run every test that needs nothing but wheels
-	$(BIN)/python -m pytest -m "not system"
+# What waits for servers, and what computes, side by side.
+SERVERS := tests/e2e tests/cli
+.PHONY: test test-servers test-code
+test: .venv/dev ## run every test that needs nothing but wheels, half of them beside the other half
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-servers test-code
+# Line by line, each with the half that it comes from.
+test-servers test-code: SHELL := bash
+test-servers:
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest -m "not system" $(SERVERS) 2>&1 | sed -u 's/^/servers: /'
+test-code:
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(BIN)/python -m pytest -m "not system" $(addprefix --ignore=,$(SERVERS)) 2>&1 | sed -u 's/^/code: /'
 
 .PHONY: test-system
 test-system: .venv/dev ## install Debian packages (as root) and run the tests that need them

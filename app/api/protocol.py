@@ -164,8 +164,10 @@ class GuardedProtocol(HttpToolsProtocol):
         return cast("Cycle | None", self.cycle) is None and self._phase in (_IDLE, _HEAD)
 
     def shutdown(self) -> None:
-        """The server stops: end when what has begun to come is answered, and at once where nothing has."""
-        if self._phase != _HEAD:
+        """The server stops: end when the request that is in work is answered, and at once where none is."""
+        if self._phase == _HEAD:
+            self._refuse(RequestTimeout("the service is stopping, and the head of the request has not come"))
+        else:
             super().shutdown()
 
     def overdue(self) -> None:

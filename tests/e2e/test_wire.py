@@ -426,7 +426,7 @@ def test_an_address_has_so_many_connections_and_no_more(wire: Server) -> None:
 
 
 def test_a_server_with_slow_and_refused_callers_stops_at_once(models_dir: Path, tmp_path: Path) -> None:
-    """Nobody who has not asked anything is waited for, nor what is thrown away of a refused request."""
+    """Who has not asked anything is waited for only a moment, and so is what is thrown away of a refused request."""
     with running_server(models_dir, tmp_path / "log", {**ENVIRONMENT, "HEADER_SECONDS": "100"}) as server:
         silent, half, refused = (Caller(server.port) for _ in range(3))
         half.send(LIVE[:-1])
@@ -435,6 +435,7 @@ def test_a_server_with_slow_and_refused_callers_stops_at_once(models_dir: Path, 
         started = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - started < LINGER_SECONDS * 3
+        assert half.read().status == 408
         for caller in (silent, half, refused):
             assert caller.rest() == b""
             caller.connection.close()
