@@ -69,6 +69,7 @@ Origins = Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecod
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_host_pattern)], ...], NoDecode, BeforeValidator(_split_commas)]
 Rate = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,11}/(second|minute|hour|day)$")]
 
+_MOST_WORKERS = 256
 _SHORTEST_SECRET = 32
 _FEWEST_CHARACTERS = 10
 # What stands in tutorials and examples; the first is the one of FastAPI's own documentation.
@@ -106,7 +107,7 @@ class ServerSettings(_Group):
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` in a container.")
     port: int = Field(8000, ge=1, le=65535, description="TCP port to listen on.")
-    workers: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = Field(
+    workers: Annotated[int, Field(ge=1, le=_MOST_WORKERS)] | Literal["auto"] = Field(
         1,
         description="Processes that take requests, each of which uses one core; they share the models "
         "([operations.md](operations.md)). `auto`: as many as there are CPUs, by the limits of the container, too.",
@@ -146,7 +147,7 @@ class ServerSettings(_Group):
     @property
     def processes(self) -> int:
         """How many workers there are."""
-        return available_cpus() if self.workers == "auto" else self.workers
+        return min(available_cpus(), _MOST_WORKERS) if self.workers == "auto" else self.workers
 
 
 class ModelSettings(_Group):

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
+# What OpenBLAS, of which numpy and scipy have one each, and OpenMP look at when they are loaded.
+_POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def available_cpus(root: Path = _ROOT) -> int:
@@ -22,13 +24,19 @@ def available_cpus(root: Path = _ROOT) -> int:
     return max(1, min(mine, *(math.ceil(limit) for limit in limits))) if limits else mine
 
 
+def start_numeric_threads(count: int) -> None:
+    """Have numeric libraries that are imported from now on start so many threads, unless the environment says."""
+    for name in _POOLS:
+        os.environ.setdefault(name, str(count))  # noqa: TID251 -- written for libraries, not read
+
+
 def _groups(root: Path) -> Iterator[Path]:
     """The folders of the groups that this process is in, with those above them: any of them may set a limit."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        names = controllers.split(",")
-        if controllers and "cpu" not in names:
+        _, separator, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not (separator and colon) or (controllers and "cpu" not in controllers.split(",")):
             continue
         # Version 2 has one tree for all; version 1 one for each set of controllers, under any of their names.
         for base in [mount] if not controllers else [mount / controllers, mount / "cpu"]:
@@ -51,5 +59,5 @@ def _limit(folder: Path) -> float | None:
 def _read(path: Path) -> str:
     try:
         return path.read_text().strip()
-    except OSError:
+    except (OSError, UnicodeDecodeError):
         return ""

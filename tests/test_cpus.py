@@ -1,11 +1,14 @@
 """How many CPUs there are, is what the scheduler and every control group above allow."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from app.cpus import available_cpus
+from tests.support.server import ROOT, clean_environment
 
 MACHINE = len(os.sched_getaffinity(0))
 
@@ -50,6 +53,7 @@ def _tree(root: Path, cgroup: str, files: dict[str, str]) -> Path:
         ),
         ("0::/\n", {"cpu.max": "nonsense\n"}, MACHINE),
         ("0::/\n", {"cpu.max": "100000 0\n"}, MACHINE),
+        ("nonsense\n\n0::/\n", {"cpu.max": "100000 100000\n"}, 1),
     ],
 )
 def test_the_smallest_limit_counts(tmp_path: Path, cgroup: str, files: dict[str, str], expected: int) -> None:
@@ -66,3 +70,33 @@ def test_without_control_groups_the_scheduler_decides(tmp_path: Path) -> None:
         assert available_cpus(tmp_path) == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+def test_what_is_no_text_is_no_limit(tmp_path: Path) -> None:
+    """A start does not end because of a file of the kernel's that cannot be read."""
+    root = _tree(tmp_path, "", {})
+    (root / "proc/self/cgroup").write_bytes(b"0::/\xff\n")
+    assert available_cpus(root) == MACHINE
+
+
+@pytest.mark.parametrize(("command", "threads"), [("serve", 1), ("train", available_cpus())])
+def test_numeric_libraries_start_no_thread_that_is_not_wanted(command: str, threads: int) -> None:
+    """Serving wants none beside its own, training as many as there are CPUs for it; both before the libraries come."""
+    # Each command ends right after that, with an error: a port or a model that cannot be.
+    code = f"""if True:
+        from app.cli.{command} import {command}
+        try:
+            {command}.main(["nonsense"] if {command!r} == "train" else [], standalone_mode=False)
+        except Exception:
+            import scipy.linalg, sklearn.ensemble, threadpoolctl
+            print({{pool["num_threads"] for pool in threadpoolctl.threadpool_info()}})
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=clean_environment(PORT="0" if command == "serve" else "8000"),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == str({threads})

@@ -19,6 +19,7 @@ import structlog
 from app.board import Board
 from app.cli.welcome import Progress, announce
 from app.config import Settings, StorageSettings, read_settings
+from app.cpus import start_numeric_threads
 from app.errors import OperatorError
 from app.limits.columns import REGION_BYTES
 from app.telemetry.bulletins import Bulletins
@@ -50,6 +51,7 @@ class PortTaken(OperatorError):
 def serve(*, train_if_empty: bool, migrate: bool) -> None:
     """Serve the models in MODELS_DIR on HOST and PORT until stopped."""
     _end_well_when_asked()
+    start_numeric_threads(1)  # else one for each core of the machine, in each process, and none of them is ever used
     settings = read_settings()
     with _listen(settings) as listener:
         start = _Start(settings, listener, Progress(json=settings.json_logs), train_if_empty, migrate)

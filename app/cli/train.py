@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.config import read_settings
+from app.cpus import available_cpus, start_numeric_threads
 
 if TYPE_CHECKING:
     from app.training.recipe import Recipe, Thresholds
@@ -45,6 +46,7 @@ def train(
     thresholds = _thresholds(positive_from, negative_up_to, data)
     settings = read_settings()
     click.echo("importing scikit-learn")
+    start_numeric_threads(available_cpus())  # they count the machine's, whatever the container may use
     from app.training import runs  # noqa: PLC0415 -- seconds of imports, after the first line is out
 
     recipe = _recipe(name)
