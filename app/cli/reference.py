@@ -5,7 +5,8 @@ Run by `make fix` and `make check`: `python -m app.cli.reference [--check] FILE`
 
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
 
 import click
 from annotated_types import Ge, Le
@@ -57,7 +58,16 @@ def _values(field: FieldInfo) -> str:
     upper = next((m.le for m in field.metadata if isinstance(m, Le)), None)
     if lower is not None:
         return f"{lower} to {upper}" if upper is not None else f"at least {lower}"
-    return "names, separated by commas" if choices else "text"
+    if any(get_origin(choice) is Literal for choice in choices):
+        return _either(choices)
+    return "names, separated by commas" if choices and NoneType not in choices else "text"
+
+
+def _either(choices: tuple[Any, ...]) -> str:
+    """Of `int, or a word`: the words, then the numbers."""
+    words = [f"`{word}`" for choice in choices if get_origin(choice) is Literal for word in get_args(choice)]
+    fields = [part for choice in choices for part in get_args(choice) if isinstance(part, FieldInfo)]
+    return ", ".join(words + [_values(field) for field in fields])
 
 
 @click.command()
