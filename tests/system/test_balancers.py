@@ -3,7 +3,7 @@
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,34 +30,66 @@ class Balancer:
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One quick model."""
-    root = tmp_path_factory.mktemp("models")
-    write_classifier(root)
-    return root
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """For each instance one quick model, and one that is refused; a third is refused by the first instance alone."""
+    roots = [tmp_path_factory.mktemp("models") for _ in range(2)]
+    for root in roots:
+        for name in ("toy", "broken", "half"):
+            write_classifier(root, name=name)
+        (root / "broken/1/model.joblib").write_bytes(b"cut off")
+    (roots[0] / "half/1/model.joblib").write_bytes(b"cut off")
+    return roots
+
+
+@pytest.fixture(scope="module")
+def lasting(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """Two instances for the tests that leave them as they are."""
+    with _running_instances(models, tmp_path_factory.mktemp("lasting")) as running:
+        yield running
 
 
 @pytest.fixture
-def instances(models: Path, tmp_path: Path) -> Iterator[list[Server]]:
-    """Two that share nothing but the models."""
+def instances(models: list[Path], tmp_path: Path) -> Iterator[list[Server]]:
+    """Two instances for one test."""
+    with _running_instances(models, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def _running_instances(models: list[Path], folder: Path) -> Iterator[list[Server]]:
+    """They share nothing."""
     with ExitStack() as stack:
         yield [
-            stack.enter_context(running_server(models, tmp_path / f"{n}/log", ENVIRONMENT, arguments=["--migrate"]))
-            for n in range(2)
+            stack.enter_context(running_server(root, folder / f"{n}/log", ENVIRONMENT, arguments=["--migrate"]))
+            for n, root in enumerate(models)
         ]
 
 
 @pytest.fixture(params=["nginx", "haproxy"])
+def before_lasting(request: pytest.FixtureRequest, lasting: list[Server], tmp_path: Path) -> Iterator[Balancer]:
+    """In front of those that last."""
+    with _running_balancer(request.param, lasting, tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(params=["nginx", "haproxy"])
 def balancer(request: pytest.FixtureRequest, instances: list[Server], tmp_path: Path) -> Iterator[Balancer]:
+    """In front of those for one test."""
+    with _running_balancer(request.param, instances, tmp_path) as running:
+        yield running
+
+
+@contextmanager
+def _running_balancer(name: str, instances: list[Server], folder: Path) -> Iterator[Balancer]:
     """The file of deploy/ as it is, but for addresses."""
     port = free_port()
-    command, environment = COMMANDS[request.param](instances, port, tmp_path)
-    with (tmp_path / "balancer").open("wb") as output:
+    command, environment = COMMANDS[name](instances, port, folder)
+    with (folder / "balancer").open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
     try:
         url = f"http://127.0.0.1:{port}"
         _wait_until(lambda: _status(url) == 200)
-        yield Balancer(request.param, url)
+        yield Balancer(name, url)
     finally:
         process.terminate()
         process.wait(30)
@@ -88,17 +120,18 @@ COMMANDS: dict[str, Callable[[list[Server], int, Path], tuple[list[str], dict[st
 }
 
 
-def test_both_instances_get_requests_in_turns(balancer: Balancer, instances: list[Server]) -> None:
+def test_both_instances_get_requests_in_turns(before_lasting: Balancer, lasting: list[Server]) -> None:
     """About as many each."""
-    with load(balancer) as ledger:
+    before = [_predicted(instance) for instance in lasting]
+    with load(before_lasting) as ledger:
         answers(ledger, 200)
     assert set(ledger.statuses) == {200}
-    shares = sorted(_predicted(instance) for instance in instances)
+    shares = sorted(_predicted(instance) - count for instance, count in zip(lasting, before, strict=True))
     assert shares[0] > sum(shares) / 3
 
 
 def test_an_instance_that_is_killed_costs_no_request(
-    balancer: Balancer, instances: list[Server], models: Path, tmp_path: Path
+    balancer: Balancer, instances: list[Server], models: list[Path], tmp_path: Path
 ) -> None:
     """Whatever it was working on is asked of the other one; and when it is back, it gets its part again."""
     with load(balancer, callers=8) as ledger:
@@ -108,7 +141,7 @@ def test_an_instance_that_is_killed_costs_no_request(
         answers(ledger, 200)
         assert httpx2.get(f"{balancer.url}/health/live").status_code == 200
         again = {**ENVIRONMENT, "PORT": str(instances[0].port)}
-        with running_server(models, tmp_path / "again/log", again, wait=False) as back:
+        with running_server(models[0], tmp_path / "again/log", again, wait=False) as back:
             back.wait_for("/health/ready", 200)
             _wait_until(lambda: _predicted(back) > 50)
     # What the instance had not even read ends in a reset, which HAProxy 2.6 hands on: what each caller had just sent.
@@ -125,11 +158,43 @@ def test_an_instance_that_is_stopped_costs_no_request(balancer: Balancer, instan
     assert set(ledger.statuses) == {200}
 
 
-def test_only_the_balancer_is_believed_about_addresses(models: Path, tmp_path: Path, balancer: Balancer) -> None:
+def test_what_one_instance_refuses_is_asked_of_the_other(before_lasting: Balancer) -> None:
+    """Also where head and body come in two pieces, as from many libraries."""
+    with httpx2.Client(base_url=before_lasting.url) as caller:
+        statuses = [caller.post("/v2/predict/half", json={"inputs": {"x": 3}}).status_code for _ in range(20)]
+    assert statuses == [200] * 20
+
+
+def test_refusals_of_all_instances_take_none_of_them_out(before_lasting: Balancer) -> None:
+    """A caller who asks for what every instance refuses is told so, each time, and nobody else notices."""
+    with httpx2.Client(base_url=before_lasting.url) as caller:
+        refused = [caller.post("/v2/predict/broken", json={"inputs": {"x": 3}}) for _ in range(6)]
+        served = [caller.post("/v2/predict", json={"inputs": {"x": 3}}).status_code for _ in range(20)]
+    assert [answer.status_code for answer in refused] == [503] * 6
+    assert all("retry-after" in answer.headers for answer in refused)
+    assert served == [200] * 20
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_a_caller_cannot_name_himself_in_the_place_of_the_platform(
+    models: list[Path], tmp_path: Path, name: str
+) -> None:
+    """The header that names who was authenticated is the balancer's, whom the service trusts."""
+    environment = {**ENVIRONMENT, "AUTH_MODE": "platform", "PLATFORM_HEADER": "X-Forwarded-User"}
+    claim = {"X-Forwarded-User": "somebody-else"}
+    with running_server(models[0], tmp_path / "log", environment, arguments=["--migrate"]) as server:
+        with _running_balancer(name, [server, server], tmp_path) as balancer:
+            through = httpx2.post(f"{balancer.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim)
+        assert through.status_code == 401
+        assert httpx2.post(f"{server.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim).status_code == 200
+
+
+def test_only_the_balancer_is_believed_about_addresses(before_lasting: Balancer) -> None:
     """A caller that claims to be somebody else each time uses up the budget of its own address, and nobody else's."""
+    network = f"127.0.{len(before_lasting.name)}"  # not the same for both balancers: the instances remember
     from_one, from_other = (
-        httpx2.Client(base_url=balancer.url, transport=httpx2.HTTPTransport(local_address=address))
-        for address in ("127.0.0.5", "127.0.0.6")
+        httpx2.Client(base_url=before_lasting.url, transport=httpx2.HTTPTransport(local_address=address))
+        for address in (f"{network}.5", f"{network}.6")
     )
     with from_one, from_other:
         claims = ({"X-Forwarded-For": f"10.1.{n // 250}.{n % 250}"} for n in range(1500))
