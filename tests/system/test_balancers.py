@@ -1,11 +1,14 @@
 """Behind the balancers of deploy/: two instances are one service, and one of them may go at any time."""
 
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Protocol
 
 import httpx2
 import pytest
@@ -27,6 +30,14 @@ class Balancer:
 
     name: str
     url: str
+
+
+class Listening(Protocol):
+    """What a balancer stands in front of."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +91,7 @@ def balancer(request: pytest.FixtureRequest, instances: list[Server], tmp_path: 
 
 
 @contextmanager
-def _running_balancer(name: str, instances: list[Server], folder: Path) -> Iterator[Balancer]:
+def _running_balancer(name: str, instances: Sequence[Listening], folder: Path) -> Iterator[Balancer]:
     """The file of deploy/ as it is, but for addresses."""
     port = free_port()
     command, environment = COMMANDS[name](instances, port, folder)
@@ -95,7 +106,7 @@ def _running_balancer(name: str, instances: list[Server], folder: Path) -> Itera
         process.wait(30)
 
 
-def _haproxy(instances: list[Server], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+def _haproxy(instances: Sequence[Listening], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
     places = {f"PRESAGE_{n}": f"127.0.0.1:{instance.port}" for n, instance in enumerate(instances, 1)}
     environment = {**clean_environment(), "BIND": f"127.0.0.1:{port}", **places}
     command = ["/usr/sbin/haproxy", "-f", f"{ROOT}/deploy/haproxy.cfg"]
@@ -103,7 +114,7 @@ def _haproxy(instances: list[Server], port: int, folder: Path) -> tuple[list[str
     return command, environment
 
 
-def _nginx(instances: list[Server], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
+def _nginx(instances: Sequence[Listening], port: int, folder: Path) -> tuple[list[str], dict[str, str]]:
     text = (ROOT / "deploy/nginx.conf").read_text()
     for there, here in (("8001", instances[0].port), ("8002", instances[1].port)):
         text = text.replace(f"127.0.0.1:{there}", f"127.0.0.1:{here}")
@@ -114,7 +125,7 @@ def _nginx(instances: list[Server], port: int, folder: Path) -> tuple[list[str],
     return command, dict(clean_environment())
 
 
-COMMANDS: dict[str, Callable[[list[Server], int, Path], tuple[list[str], dict[str, str]]]] = {
+COMMANDS: dict[str, Callable[[Sequence[Listening], int, Path], tuple[list[str], dict[str, str]]]] = {
     "nginx": _nginx,
     "haproxy": _haproxy,
 }
@@ -199,6 +210,56 @@ def test_only_the_balancer_is_believed_about_addresses(before_lasting: Balancer)
         statuses = [from_one.get("/nowhere", headers=claim).status_code for claim in claims]
         assert set(statuses) == {404, 429}
         assert from_other.get("/nowhere").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "times"),
+    [("/v2/predict", 2), ("/admin/clients", 1), ("/presage/admin/clients", 1), ("/presage/auth/token", 1)],
+)
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_only_predictions_are_asked_twice(tmp_path: Path, name: str, path: str, times: int) -> None:
+    """Of instances that end before they answer: what administrators do is asked of one, under a ROOT_PATH, too."""
+    with ExitStack() as stack:
+        instances = [stack.enter_context(Dying()) for _ in range(2)]
+        balancer = stack.enter_context(_running_balancer(name, instances, tmp_path))
+        assert httpx2.post(balancer.url + path, json={}).status_code == 502
+        assert [*instances[0].asked, *instances[1].asked] == [path] * times
+
+
+class Dying(ThreadingHTTPServer):
+    """Is healthy, and closes the connection of whoever asks it for more, as the kernel does for a process that ends."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Closing)
+        self.asked: list[str] = []
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self.server_port
+
+    def server_close(self) -> None:
+        """End, and wait for it."""
+        self.shutdown()
+        self._thread.join()
+        super().server_close()
+
+
+class _Closing(BaseHTTPRequestHandler):
+    server: Dying
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(self.path)
+
+    def log_request(self, *_: object) -> None:
+        """Nothing: balancers ask often."""
 
 
 def _predicted(instance: Server) -> float:
