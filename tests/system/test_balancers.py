@@ -14,6 +14,7 @@ import httpx2
 import pytest
 
 from tests.support.ledger import answers, load
+from tests.support.raw import Caller
 from tests.support.server import ROOT, Server, clean_environment, free_port, running_server
 from tests.support.versions import write_classifier
 
@@ -210,6 +211,16 @@ def test_only_the_balancer_is_believed_about_addresses(before_lasting: Balancer)
         statuses = [from_one.get("/nowhere", headers=claim).status_code for claim in claims]
         assert set(statuses) == {404, 429}
         assert from_other.get("/nowhere").status_code == 404
+
+
+def test_hundreds_of_callers_keep_their_connections(before_lasting: Balancer) -> None:
+    """More than the 512 that nginx has room for unless told otherwise; none is closed to let another in."""
+    request = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with ExitStack() as stack:
+        callers = [stack.enter_context(Caller(int(before_lasting.url.rpartition(":")[2]))) for _ in range(600)]
+        for caller in callers * 2:
+            caller.send(request)
+            assert caller.read().status == 200
 
 
 @pytest.mark.parametrize(
