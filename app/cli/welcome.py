@@ -26,8 +26,9 @@ class Progress:
 async def announce(app: "Service", settings: Settings, progress: Progress) -> None:
     """Say when the models are loaded, and how to make the first call."""
     address = f"http://{_reachable(settings.server.host)}:{settings.server.port}{settings.server.root_path}"
-    progress.step(f"listening on {address}; loading models from {settings.models.models_dir}/")
     registry = app.services.registry
+    if not registry.settled:
+        progress.step(f"listening on {address}; loading models from {settings.models.models_dir}/")
     await registry.loaded()
     if not registry.ready:
         progress.step(f"not ready: {address}/health/ready says why")
