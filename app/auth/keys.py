@@ -5,10 +5,7 @@ names its key, and has no say in the algorithm.
 """
 
 import hashlib
-import os
 import re
-import secrets
-import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from app.config import AuthSettings, check_secret
 from app.errors import InvalidSettings
+from app.storage.secret_file import make_secret
 
 log = structlog.get_logger(__name__)
 
@@ -184,14 +182,6 @@ def _make_secret(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
-        descriptor, name = tempfile.mkstemp(dir=folder)  # 0600
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(32))
-        try:
-            os.link(name, folder / "generated.secret")
-        except FileExistsError:
-            pass
-        finally:
-            Path(name).unlink()
+        make_secret(folder / "generated.secret")
     except OSError as error:
         raise InvalidSettings([f"JWT_KEYS_DIR: no key can be made there: {error.strerror}; set JWT_SECRET"]) from None

@@ -1,16 +1,11 @@
 """What the log keeps of an answered row: one JSON object with the columns of the table `predictions`."""
 
-import contextlib
 import hashlib
 import hmac
-import os
-import secrets
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from pydantic_core import to_json
@@ -21,6 +16,7 @@ from app.manifest import Label, LogRules, Manifest
 from app.pipelines.base import Prediction, Row
 from app.storage.lines import frame
 from app.storage.payload import PAYLOAD, SHARED
+from app.storage.secret_file import make_secret
 
 Outcome = Prediction | FieldError
 _NULL = b"null"
@@ -122,11 +118,5 @@ def hash_key(settings: StorageSettings) -> bytes:
     path = settings.journal_dir.parent / "log-hash.key"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        # It gets its name once it is whole: another process that comes at the same moment must not read half of it.
-        descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=".log-hash-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(32).encode())
-        with contextlib.suppress(FileExistsError):
-            os.link(made, path)
-        Path(made).unlink()
+        make_secret(path)
     return path.read_bytes()
