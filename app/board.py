@@ -118,10 +118,6 @@ class Board:
         """The worker there; 0 for none."""
         return self._pids[slot]
 
-    def occupied(self, slot: int) -> bool:
-        """Whether a worker is there."""
-        return self._states[slot] != _FREE
-
     def serving(self, slot: int) -> bool:
         """Whether the worker there takes requests."""
         return self._states[slot] == _SERVING

@@ -59,8 +59,12 @@ class Server(uvicorn.Server):
         board: Board | None = None,
         on_started: Callable[[], None] = _nothing,
         on_stopping: Callable[[], None] = _nothing,
+        end_seconds: float = GRACE_SECONDS + CLOSE_SECONDS,
     ) -> None:
-        """`on_stopping` is called when the service as a whole is about to go, and not only this process."""
+        """`on_stopping` is called when the service as a whole is about to go, and not only this process.
+
+        A stop that takes longer than its lame duck and `end_seconds` ends the process with exit code 1.
+        """
         super().__init__(config)
         self._wire = protocol.wire
         self._protocol = protocol
@@ -68,6 +72,7 @@ class Server(uvicorn.Server):
         self._board = board
         self._on_started = on_started
         self._on_stopping = on_stopping
+        self._end_seconds = end_seconds
         self._in_a_hurry = False
         self._asked = 0.0
 
@@ -101,12 +106,13 @@ class Server(uvicorn.Server):
         """Bounded, whatever hangs."""
         self._wire.closing = True
         try:
-            async with asyncio.timeout(self._lame_duck_seconds + GRACE_SECONDS + CLOSE_SECONDS):
+            async with asyncio.timeout(self._lame_duck_seconds + self._end_seconds):
                 if not self.force_exit:
                     await self._bow_out(sockets or [])
                 await super().shutdown(sockets)
         except TimeoutError:
             log.error("stopped_in_the_middle", reason="something would not end in time")
+            raise SystemExit(1) from None
 
     async def _bow_out(self, listeners: list[socket.socket]) -> None:
         """Until nobody can be connected who has not been heard."""

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from tests.support.demo import MODULES
 from tests.support.ledger import answers, load
 from tests.support.raw import Caller, post
-from tests.support.server import Server, running_server
+from tests.support.server import ROOT, Server, clean_environment, running_server
 
 ENVIRONMENT = {"MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}
 FLOWER = b'{"sepal length (cm)": 5, "sepal width (cm)": 3, "petal length (cm)": 1, "petal width (cm)": 1}'
@@ -46,9 +47,10 @@ def stopping(server: Server) -> None:
     raise AssertionError("it still listens")
 
 
-def test_a_stop_under_load_fails_no_request(models_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_stop_under_load_fails_no_request(models_dir: Path, tmp_path: Path, workers: str) -> None:
     """Callers that keep their connections; and what was answered is in the database, once."""
-    environment = {**ENVIRONMENT, "DEFAULT_MODEL": "double", "LAME_DUCK_SECONDS": "0.5"}
+    environment = {**ENVIRONMENT, "DEFAULT_MODEL": "double", "LAME_DUCK_SECONDS": "0.5", "WORKERS": workers}
     with running_server(models_dir, tmp_path / "log", environment, arguments=["--migrate"]) as server:
         with load(server, callers=8) as ledger:
             answers(ledger, 500)
@@ -133,9 +135,13 @@ def test_who_keeps_a_connection_and_says_nothing_does_not_keep_the_server(server
         assert time.monotonic() - started < 10 * SPEAK_SECONDS
 
 
-def test_an_upload_that_stalls_keeps_the_server_only_for_its_own_time(models_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_upload_that_stalls_keeps_the_server_only_for_its_own_time(
+    models_dir: Path, tmp_path: Path, workers: str
+) -> None:
     """It ends as it would at any time, with 408."""
-    with running_server(models_dir, tmp_path / "log", {**ENVIRONMENT, "BODY_SECONDS": "2"}) as server:
+    environment = {**ENVIRONMENT, "BODY_SECONDS": "2", "WORKERS": workers}
+    with running_server(models_dir, tmp_path / "log", environment) as server:
         with Caller(server.port) as caller:
             caller.send(post("/v2/predict/iris", b"", "Content-Length: 100") + b'{"inp')
             stopping(server)
@@ -169,3 +175,33 @@ def _family(server: Server) -> list[int]:
     for pid in found:
         found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
     return found
+
+
+_HANGS = """
+import asyncio, os, signal, socket
+import uvicorn
+from app.api.protocol import guarded
+from app.api.server import Server
+from app.config import read_settings
+from app.telemetry.metrics import Metrics
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
+    await receive()
+    await asyncio.sleep(600)
+
+protocol = guarded(read_settings(), Metrics())
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    server = Server(uvicorn.Config(app, http=protocol, lifespan="on"), protocol, 0.0, end_seconds=1.5)
+    server.run(sockets=[listener])
+"""
+
+
+def test_what_does_not_come_to_an_end_is_ended_with_exit_code_1(tmp_path: Path) -> None:
+    """An application whose own end hangs."""
+    command = [sys.executable, "-c", _HANGS]
+    ended = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, timeout=60, check=False)
+    assert ended.returncode == 1, ended.stderr
+    assert b"stopped_in_the_middle" in ended.stdout
