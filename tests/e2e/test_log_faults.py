@@ -1,6 +1,5 @@
 """The ledger holds: whatever dies, every answer is in the database once, and nothing is there that was not answered."""
 
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,20 +153,6 @@ def test_two_services_share_a_database_and_a_journal_folder(models: Path, postgr
         both.answered = one.answered + other.answered
         both.statuses = one.statuses + other.statuses
         both.assert_matches(postgres.url())
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one megabyte."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("only root may mount a small file system")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 @pytest.mark.parametrize("policy", ["require", "best-effort"])

@@ -1,5 +1,6 @@
 """Several workers behind one socket: whatever becomes of one of them, the service goes on, and comes back by itself."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -320,3 +321,19 @@ def test_a_token_revoked_by_one_worker_is_refused_by_all_within_a_second(models:
         assert httpx2.post(f"{server.url}/admin/revocations", json=revoked, headers=admin).status_code == 204
         assert wait_until(lambda: statuses() == {401}, 10) < 1
         assert statuses() == {401}
+
+
+def test_a_full_disk_ends_no_worker_and_hides_no_metric(models: Path, small_disk: Path, tmp_path: Path) -> None:
+    """Predictions are refused, as the policy says, until there is room again."""
+    with service(models, tmp_path, JOURNAL_DIR=str(small_disk / "journal")) as server:
+        before = workers(server)
+        filler = small_disk / "filler"
+        with contextlib.suppress(OSError):
+            filler.write_bytes(b"0" * (2 << 20))
+        wait_until(lambda: {predict(server, 3).status_code for _ in range(8)} == {503})
+        text = httpx2.get(f"{server.url}/metrics").text
+        assert "presage_log_writable 0.0" in text
+        assert 'presage_workers{state="serving"} 2.0' in text
+        filler.unlink()
+        wait_until(lambda: {predict(server, 3).status_code for _ in range(8)} == {200})
+        assert workers(server) == before
