@@ -15,6 +15,7 @@ MANIFEST_FILE = "manifest.json"
 ARTEFACT_FILE = "model.joblib"
 LOG_RULES_FILE = "log.json"
 CACHE_RULES_FILE = "cache.json"
+TRAFFIC_RULES_FILE = "traffic.json"
 
 MOST_TTL_SECONDS = 30 * 86_400
 
@@ -237,6 +238,21 @@ class CacheRules(_Document):
 
     cache: Literal["shared", "private", "off"] = "shared"
     ttl_seconds: Annotated[int, Field(ge=1, le=MOST_TTL_SECONDS)] | None = None
+
+
+class TrafficRules(_Document):
+    """`models/<name>/traffic.json`: what else answers, or is only tried, when a caller names no version.
+
+    `challenger_weight` is the share of keys for which the version with the alias `challenger` answers. The key comes
+    from the caller (`principal`), a header (`header:NAME`) or a field of the row (`field:NAME`). `shadow_share` is the
+    share of answered rows on which the version with the alias `shadow` is tried.
+    """
+
+    challenger_weight: Annotated[float, Field(ge=0, le=1)] = 0.0
+    sticky_by: Annotated[str, StringConstraints(pattern=r"^(principal|header:[A-Za-z0-9-]{1,64}|field:.{1,200})$")] = (
+        "principal"
+    )
+    shadow_share: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 def parse_manifest(raw: bytes | str) -> Manifest:

@@ -27,6 +27,7 @@ from app.inference.shared_cache import MOST_KEYS, SharedCache
 from app.pipelines.base import Prediction, Row
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.storage.redis import Redis, open_redis
 from app.telemetry.metrics import Metrics
 from tests.support.limits import until
@@ -47,7 +48,7 @@ def main() -> None:
     """Measure, print, and write the table."""
     with tempfile.TemporaryDirectory(prefix="presage-bench-") as name:
         write_classifier(Path(name))
-        model = load_version(DirectorySource(Path(name)), "toy", 1, ())
+        model = load_version(DirectorySource(Path(name)), "toy", 1, Trust())
     with running_valkey() as valkey:
         lines = uvloop.run(_measure(model, valkey))
     page = "\n".join([_HEAD, *lines, "", f"An entry in memory: {_entry_bytes(model):.0f} bytes.", ""])

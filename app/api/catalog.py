@@ -13,6 +13,7 @@ from app.auth.principal import Principal
 from app.errors import Forbidden, ModelNotFound
 from app.inference.cache import CacheUse, PredictionCache
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
+from app.registry.aliases import CHAMPION
 from app.registry.registry import ModelEntry, State, VersionEntry
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _sees(principal: Principal, model: str) -> bool:
 
 
 def _summary(entry: ModelEntry) -> ModelSummary:
-    default = entry.versions.get(entry.aliases.get("champion", 0)) or entry.versions[max(entry.versions)]
+    default = entry.versions.get(entry.aliases.get(CHAMPION, 0)) or entry.versions[max(entry.versions)]
     manifest = default.manifest
     return ModelSummary(
         name=entry.name,

@@ -18,7 +18,8 @@ from app.config import InferenceSettings, Settings
 from app.errors import DeadlineExceeded
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
-from app.registry.registry import CHAMPION, ModelEntry
+from app.registry.aliases import CHAMPION
+from app.registry.registry import ModelEntry
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
@@ -76,7 +77,7 @@ def _name_model(operation: Document, name: str) -> None:
 
 def _served(entry: ModelEntry) -> "list[LoadedModel]":
     """The versions that answer, the champion first."""
-    champion = entry.aliases.get("champion")
+    champion = entry.aliases.get(CHAMPION)
     loaded = [v.model for v in entry.versions.values() if v.model is not None]
     return sorted(loaded, key=lambda model: (model.version != champion, -model.version))
 

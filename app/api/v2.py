@@ -25,7 +25,7 @@ from app.inference.execution import Outcome
 from app.inference.service import Answer
 from app.pipelines.base import to_json
 from app.pipelines.rows import closed
-from app.registry.registry import CHAMPION
+from app.registry.aliases import CHAMPION
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel

@@ -3,8 +3,9 @@
 import click
 
 from app.config import read_settings
-from app.registry.registry import CHAMPION
+from app.registry.aliases import CHAMPION
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 
 _HEAD = ("FORM", "1 ROW", "64 ROWS", "1,000 ROWS", "DIFFERENCE", "LABELS", "CHOSEN FOR")
 _RIGHT = {"1 ROW", "64 ROWS", "1,000 ROWS", "DIFFERENCE"}
@@ -26,7 +27,7 @@ def compile(model: str) -> None:  # noqa: A001 -- the command's name
     name, _, wanted = model.partition("@")
     version = _version(source, name, wanted or CHAMPION)
     compiling = Compiling(progress=lambda step: click.echo(f"{name} {version}: {step}", err=True))
-    loaded = load_version(source, name, version, settings.model_modules, compiling)
+    loaded = load_version(source, name, version, Trust(settings.model_modules), compiling)
     rows = [
         (
             form.form,

@@ -6,6 +6,7 @@ import click
 
 from app.config import Settings
 from app.errors import PresageError
+from app.registry.aliases import CHAMPION
 
 if TYPE_CHECKING:
     from app.factory import Service
@@ -53,7 +54,7 @@ def _curl(app: "Service", address: str, served: list[str]) -> str:
 
         default = app.settings.models.default_model
         name = default if default in served else served[0]
-        manifest = app.services.registry.resolve(name, "champion").manifest
+        manifest = app.services.registry.resolve(name, CHAMPION).manifest
         path, body = f"/v2/predict/{name}", to_json({"inputs": manifest.golden.rows[0].inputs}).decode()
     quoted = body.replace("'", "'\\''")
     token = _token(app)

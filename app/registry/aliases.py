@@ -1,5 +1,9 @@
 """`aliases.json`: the names under which a model's versions are served, such as `champion` and `v1`."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
@@ -10,6 +14,9 @@ from app.errors import VersionRefused
 from app.manifest import Version, is_alias
 
 ALIASES_FILE = "aliases.json"
+# Callers who name no version get the champion, or the challenger for a share of them; the shadow answers nobody, and
+# the previous champion is kept warm for a rollback.
+CHAMPION, CHALLENGER, SHADOW, PREVIOUS = "champion", "challenger", "shadow", "previous"
 Aliases = dict[str, int]
 
 
@@ -30,6 +37,23 @@ def read_aliases(path: Path) -> Aliases:
         raise VersionRefused("aliases_unreadable", f"{path}: {error.strerror}") from None
     except ValidationError as error:
         raise VersionRefused("aliases_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}") from None
+
+
+@contextmanager
+def changing_model(folder: Path) -> Iterator[None]:
+    """Nobody else changes what is written beside a model's versions meanwhile: reading and replacing are one step.
+
+    Raises VersionRefused when there is no such folder.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise VersionRefused("aliases_unreadable", f"{folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_aliases(path: Path, aliases: Aliases) -> None:

@@ -17,6 +17,7 @@ from app.pipelines import Pipeline, pipeline_for
 from app.registry.artefact import unpickle
 from app.registry.golden import check_golden_rows
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
 from app.runtimes.compile import Compiling, Form, compile_runtime
@@ -60,7 +61,7 @@ def load_version(
     source: DirectorySource,
     name: str,
     version: int,
-    modules: tuple[str, ...],
+    trust: Trust,
     compiling: Compiling | None = None,
 ) -> LoadedModel:
     """Load one version, or raise VersionRefused with the reason. Without `compiling`, scikit-learn answers."""
@@ -72,7 +73,7 @@ def load_version(
     raw = source.artefact(name, version)
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
-    model = assemble(manifest, unpickle(raw, modules), started)
+    model = assemble(manifest, unpickle(raw, trust.modules), started)
     check_golden_rows(manifest, model.pipeline, model.reference)
     if compiling is not None:
         model = _compiled(model, compiling)

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -21,9 +21,10 @@ import structlog
 
 from app.config import ModelSettings
 from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, VersionNotFound, VersionRefused
-from app.manifest import Manifest
-from app.registry.aliases import Aliases
+from app.manifest import Manifest, TrafficRules
+from app.registry.aliases import CHAMPION, Aliases
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 State = Literal["loading", "serving", "refused", "idle"]
-CHAMPION = "champion"
 PINNED = re.compile(r"v[0-9]+")
 _STOP_SECONDS = 5.0
 _YOUNG_OBJECTS = 50_000
@@ -59,6 +59,7 @@ class ModelEntry:
     versions: Mapping[int, VersionEntry]
     aliases: Aliases
     refusal: Refusal | None = None
+    traffic: TrafficRules = field(default_factory=TrafficRules)
 
     @property
     def state(self) -> State:
@@ -88,7 +89,7 @@ class ModelRegistry:
     def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
         self.source = DirectorySource(settings.models_dir)
         self.required = settings.required
-        self._modules = settings.model_modules
+        self._trust = Trust(settings.model_modules)
         self._compile = settings.compile == "auto"
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})
@@ -118,6 +119,9 @@ class ModelRegistry:
         self._stopping = True
         if self._loading is not None:
             await asyncio.wait([self._loading], timeout=_STOP_SECONDS)
+
+    async def refreshed(self) -> None:
+        """Return once what is on disk now has been taken here, or refused."""
 
     async def loaded(self) -> None:
         """Return once every version that an alias names is served or refused."""
@@ -189,7 +193,12 @@ class ModelRegistry:
             if missing not in versions:
                 refusal = Refusal("alias_dangles", f"the alias {alias} names version {missing}, which does not exist")
                 log.error("aliases_refused", model=name, reason=refusal.reason, detail=refusal.detail)
-        return ModelEntry(name, versions, aliases, refusal)
+        try:
+            traffic = self.source.traffic_rules(name)
+        except VersionRefused as error:
+            traffic, refusal = TrafficRules(), error.refusal
+            log.error("traffic_rules_refused", model=name, reason=refusal.reason, detail=refusal.detail)
+        return ModelEntry(name, versions, aliases, refusal, traffic)
 
     def _load_and_say(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
         try:
@@ -226,7 +235,7 @@ class ModelRegistry:
             if entry.state == "idle":
                 return replace(entry, manifest=self.source.manifest(name, entry.version))
             compiling = Compiling(self._metrics.runtime_fallbacks.labels(*labels).inc) if self._compile else None
-            model = load_version(self.source, name, entry.version, self._modules, compiling)
+            model = load_version(self.source, name, entry.version, self._trust, compiling)
         except VersionRefused as error:
             return self._refuse(name, entry, error.refusal)
         except Exception as error:  # whatever one version does, the others are loaded

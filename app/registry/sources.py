@@ -16,15 +16,17 @@ from app.manifest import (
     CACHE_RULES_FILE,
     LOG_RULES_FILE,
     MANIFEST_FILE,
+    TRAFFIC_RULES_FILE,
     CacheRules,
     LogRules,
     Manifest,
+    TrafficRules,
     is_model_name,
     parse_manifest,
 )
-from app.registry.aliases import ALIASES_FILE, Aliases, read_aliases
+from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, read_aliases
 
-_Rules = TypeVar("_Rules", LogRules, CacheRules)
+_Rules = TypeVar("_Rules", LogRules, CacheRules, TrafficRules)
 
 
 class DirectorySource:
@@ -80,7 +82,7 @@ class DirectorySource:
         """
         path = self.root / name / ALIASES_FILE
         if not path.exists():
-            return {"champion": max(self._versions(name))}
+            return {CHAMPION: max(self._versions(name))}
         return read_aliases(path)
 
     def log_rules(self, name: str) -> LogRules:
@@ -96,6 +98,13 @@ class DirectorySource:
         Raises VersionRefused when the file does not fit: what went to the wrong caller cannot be taken back.
         """
         return _read_rules(self.root / name / CACHE_RULES_FILE, CacheRules, "cache_rules")
+
+    def traffic_rules(self, name: str) -> TrafficRules:
+        """How callers who name no version are shared out; without a file, the champion answers them all.
+
+        Raises VersionRefused when the file does not fit.
+        """
+        return _read_rules(self.root / name / TRAFFIC_RULES_FILE, TrafficRules, "traffic_rules")
 
     def retention_days(self, name: str, default: int) -> int:
         """For how many days predictions are kept; 0, for ever, where the rules cannot be read: deleting is final."""

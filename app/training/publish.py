@@ -17,9 +17,10 @@ from pydantic import ValidationError
 from app.errors import PublishRefused, VersionRefused
 from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, Task, is_alias, is_model_name
 from app.pipelines import pipeline_for
-from app.registry.aliases import ALIASES_FILE, Aliases, write_aliases
+from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, write_aliases
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.sklearn import SklearnRuntime
 from app.training.containers import fitting_model, reference_for, valid_positions
 from app.training.document import Publication, complete, draft_manifest
@@ -56,13 +57,13 @@ def publish(
     source = DirectorySource(options.models_dir)
     _check_names(name, options)
     aliases = _present_aliases(source, name)
-    wanted = options.aliases if source.versions(name) else ("champion", *options.aliases)
+    wanted = options.aliases if source.versions(name) else (CHAMPION, *options.aliases)
     version = free_version(source, name, version)
     publication = _publication(name, version, task, description, X, y, options)
     with staged(source, name, version) as stage:
         try:
             manifest = _build(stage, publication, estimator, X)
-            load_version(stage.source, name, version, options.modules)
+            load_version(stage.source, name, version, Trust(options.modules))
         except VersionRefused as error:
             raise PublishRefused(f"{name} {version} would not be served: {error}") from None
         except ValidationError as error:

@@ -12,6 +12,7 @@ from app.cli.train import train
 from app.errors import InvalidTrainingData, PublishRefused
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from tests.support.server import ROOT, clean_environment
 
 HEADER = ("sepal_length", "sepal_width", "petal_length", "petal_width", "species")
@@ -37,7 +38,7 @@ def test_own_data_become_the_next_version(tmp_path: Path, flowers: Path) -> None
     assert result.exit_code == 0, result.output
     assert "iris 1: cross-validated in" in result.output
     assert "balanced_accuracy 1" in result.output
-    model = load_version(DirectorySource(tmp_path / "models"), "iris", 1, ())
+    model = load_version(DirectorySource(tmp_path / "models"), "iris", 1, Trust())
     assert model.manifest.outputs.labels == ("rose", "tulip")
     assert model.manifest.training.rows == 40
     assert model.manifest.training.data.startswith("flowers.csv")

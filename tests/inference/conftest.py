@@ -17,6 +17,7 @@ from app.manifest import Outputs
 from app.pipelines.base import Prediction
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.storage.records import Origin
 from app.telemetry.metrics import Metrics
 from tests.support.estimators import Brittle, Forgetful, Slow
@@ -78,4 +79,4 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
     write_version(root, Forgetful().fit(None, None), name="forgetful", golden=one_golden(2.0), **regression)
     write_version(root, Slow().fit(None, None), name="slow", golden=one_golden(0.0, x=0.0), **regression)
     write_classifier(root)
-    return lambda name: load_version(DirectorySource(root), name, 1, OURS)
+    return lambda name: load_version(DirectorySource(root), name, 1, Trust(OURS))

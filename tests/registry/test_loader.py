@@ -19,6 +19,7 @@ from app.manifest import CacheRules, Golden, GoldenRow, Outputs
 from app.registry.artefact import unpickle
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.base import Runtime
 from app.runtimes.compile import Candidate, Compiling
 from app.runtimes.sklearn import SklearnRuntime
@@ -29,7 +30,7 @@ OURS = ("tests.support.estimators",)
 
 
 def _load(root: Path, modules: tuple[str, ...] = ()) -> LoadedModel:
-    return load_version(DirectorySource(root), "toy", 1, modules)
+    return load_version(DirectorySource(root), "toy", 1, Trust(modules))
 
 
 def _reason(root: Path, modules: tuple[str, ...] = ()) -> str:
@@ -112,7 +113,7 @@ def test_a_folder_whose_manifest_speaks_of_another_version_is_refused(tmp_path: 
     write_classifier(tmp_path)
     (tmp_path / "toy/1").rename(tmp_path / "toy/2")
     with pytest.raises(VersionRefused, match="describes toy 1, not toy 2"):
-        load_version(DirectorySource(tmp_path), "toy", 2, ())
+        load_version(DirectorySource(tmp_path), "toy", 2, Trust())
 
 
 def test_a_probability_that_drifted_beyond_the_tolerance_is_refused(tmp_path: Path) -> None:
@@ -239,7 +240,7 @@ def test_whatever_happens_while_forms_are_made_the_version_is_served(tmp_path: P
 
     write_classifier(tmp_path)
     compiling = Compiling(candidates=(Candidate("leaves", leaves, ("matrix",)),))
-    model = load_version(DirectorySource(tmp_path), "toy", 1, (), compiling)
+    model = load_version(DirectorySource(tmp_path), "toy", 1, Trust(), compiling)
     assert model.runtime is model.reference
     assert model.forms == ()
 

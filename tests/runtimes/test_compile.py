@@ -18,6 +18,7 @@ from app.errors import ModelFailed
 from app.pipelines.base import RawOutput
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.base import Runtime
 from app.runtimes.by_size import BySize
 from app.runtimes.compile import Build, Candidate, Compiled, Compiling, choose, compile_runtime
@@ -58,7 +59,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _load(root: Path, name: str, compiling: Compiling | None = None) -> LoadedModel:
-    return load_version(DirectorySource(root), name, 1, (), compiling)
+    return load_version(DirectorySource(root), name, 1, Trust(), compiling)
 
 
 def _compiled_with(root: Path, name: str, build: Build, **how: Any) -> Compiled:

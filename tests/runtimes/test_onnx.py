@@ -17,6 +17,7 @@ from sklearn.svm import SVC
 from app.errors import ModelFailed
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.compile import Compiling
 from app.runtimes.folding import NotFoldable
 from app.runtimes.onnx import build_onnx
@@ -81,7 +82,7 @@ def test_it_is_tried_where_nothing_else_fits(tmp_path: Path) -> None:
     publish("network", network, X, y, task="classification", options=Options(**options))
     publish("linear", LogisticRegression().fit(X, y), X, y, task="classification", options=Options(**options))
     forms = {
-        name: {form.form: form for form in load_version(DirectorySource(tmp_path), name, 1, (), Compiling()).forms}
+        name: {form.form: form for form in load_version(DirectorySource(tmp_path), name, 1, Trust(), Compiling()).forms}
         for name in ("network", "linear")
     }
     assert forms["network"]["ONNX Runtime"].chosen_for

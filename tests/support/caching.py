@@ -23,6 +23,7 @@ from app.pipelines import pipeline_for
 from app.pipelines.base import Prediction, Row
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.runtimes.cost import Cost
 from app.runtimes.sklearn import SklearnRuntime
 from app.storage.records import Origin
@@ -36,7 +37,7 @@ OURS = ("tests.support.estimators",)
 
 def load(root: Path, name: str = "toy", *, milliseconds: float = 10, **rules: Any) -> LoadedModel:
     """A version 1, taken to cost so much a row, under these rules."""
-    model = load_version(DirectorySource(root), name, 1, OURS)
+    model = load_version(DirectorySource(root), name, 1, Trust(OURS))
     return replace(model, cost=Cost(((1, milliseconds / 1000),)), cache_rules=CacheRules(**rules))
 
 

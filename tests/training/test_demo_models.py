@@ -9,6 +9,7 @@ import pytest
 from app.manifest import Manifest
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from tests.support.server import ROOT, clean_environment
 
 EVERY_VERSION = {("sentiment", 1), ("sentiment", 2), ("iris", 1), ("breast-cancer", 1), ("diabetes", 1)}
@@ -42,7 +43,7 @@ def test_the_aliases_are_what_the_routes_are_pinned_to(demo_models: Path) -> Non
 @pytest.mark.parametrize("version", [1, 2])
 def test_everyday_sentences_are_the_easy_case(demo_models: Path, version: int) -> None:
     """Both versions of sentiment get them right."""
-    model = load_version(DirectorySource(demo_models), "sentiment", version, ())
+    model = load_version(DirectorySource(demo_models), "sentiment", version, Trust())
     raw = model.runtime.predict(model.pipeline.preprocess([{"text": text} for text in EVERYDAY]), len(EVERYDAY))
     assert [p.value for p in model.pipeline.postprocess(raw)] == list(EVERYDAY.values())
 

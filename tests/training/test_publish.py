@@ -24,6 +24,7 @@ from app.errors import PublishRefused
 from app.manifest import InputField, Manifest
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 from app.training.options import Options
 from app.training.publish import publish
 
@@ -64,7 +65,7 @@ def _publish_people(root: Path, estimator: Any, people: Any, stays: Any, **more:
 
 
 def _loaded(root: Path, manifest: Manifest, modules: tuple[str, ...] = ()) -> LoadedModel:
-    return load_version(DirectorySource(root / "models"), manifest.name, manifest.version, modules)
+    return load_version(DirectorySource(root / "models"), manifest.name, manifest.version, Trust(modules))
 
 
 def _answers(model: LoadedModel, rows: list[dict[str, Any]]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""`models`: what is on disk, as a table; nothing is loaded, so it also works where a model cannot be."""
+"""`models list`: what is on disk, as a table; nothing is loaded, so it also works where a model cannot be."""
 
 import click
 
@@ -14,8 +14,8 @@ _RIGHT = {"VERSION", "ROWS", "SIZE"}
 _MAIN_METRICS = ("balanced_accuracy", "r2", "accuracy", "rmse", "mae")
 
 
-@click.command()
-def models() -> None:
+@click.command("list")
+def list_models() -> None:
     """List the models in MODELS_DIR: every version, with its aliases and figures."""
     source = DirectorySource(read_settings().models.models_dir)
     rows = [row for name in source.names() for row in _model(source, name)]

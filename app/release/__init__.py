@@ -1,0 +1,1 @@
+"""Promotion with evidence, comparison of versions that run side by side, and replay of what was logged."""
