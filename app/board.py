@@ -12,7 +12,7 @@ is gone.
 import mmap
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
 Reason = Literal["killed", "hung", "memory", "start_failed"]
@@ -36,6 +36,8 @@ class Board:
         self._announced = _words(1)
         self._states = _words(self.slots)
         self._pids = _words(self.slots)
+        self._models = _words(self.slots)
+        self._private = _words(self.slots)
         self._beats = memoryview(mmap.mmap(-1, self.slots * _WORD)).cast("d")
         self._restarts = _words(_GENERATIONS * len(REASONS))
 
@@ -80,9 +82,14 @@ class Board:
         for place, reason in enumerate(REASONS):
             yield reason, sum(self._restarts[place :: len(REASONS)])
 
+    def private_models(self, slots: Iterable[int]) -> int:
+        """The most memory, in bytes, that one of these workers has for models that it shares with no other."""
+        return max((self._private[slot] for slot in slots if self._states[slot] != _FREE), default=0)
+
     def clear(self, slot: int) -> None:
         """Nobody is there any more."""
         self._states[slot] = _FREE
+        self._private[slot] = 0
         self._pids[slot] = 0
 
     # Slots, which their workers write.
@@ -113,6 +120,16 @@ class Board:
     def beat(self) -> None:
         """This worker's event loop turns."""
         self._beats[self.own_slot] = time.monotonic()
+
+    def note_models(self, digest: int, private_bytes: int) -> None:
+        """What this worker serves, as a number, and how much memory of its own it has for models."""
+        self._models[self.own_slot] = digest
+        self._private[self.own_slot] = private_bytes
+
+    @property
+    def models_skew(self) -> int:
+        """How many different things the workers serve that take requests, beyond the one that they should."""
+        return max(0, len({self._models[slot] for slot in range(self.slots) if self.serving(slot)}) - 1)
 
     def pid(self, slot: int) -> int:
         """The worker there; 0 for none."""

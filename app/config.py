@@ -5,6 +5,7 @@ from this module, so a description here is what an operator reads there.
 """
 
 import json
+import os
 import re
 import sys
 from ipaddress import IPv4Network, IPv6Network, ip_network
@@ -23,8 +24,8 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.cpus import available_cpus
 from app.errors import InvalidSettings
+from app.machine import available_cpus, available_memory
 from app.manifest import MOST_TTL_SECONDS
 
 
@@ -174,6 +175,38 @@ class ModelSettings(_Group):
         description="`auto`: each model is brought into faster forms, and those that prove to answer the same are used "
         "([runtimes.md](runtimes.md)); `off`: scikit-learn answers.",
     )
+
+    models_max_bytes: int = Field(
+        0,
+        ge=0,
+        description="Most memory that versions may take; one that would not fit is refused, and versions that no alias "
+        "names make room for others. 0: three quarters of the machine's, or of the container's.",
+    )
+    share_models_above_bytes: int = Field(
+        64 << 20,
+        ge=0,
+        description="With several workers: once versions that came while they ran take more memory in each of them, "
+        "and nothing has changed for a minute, new workers begin that share them; 0: never.",
+    )
+    model_trials: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto`: a version that was never loaded here is loaded in a process of its own first, where it "
+        "can do no harm ([releases.md](releases.md)); `off`: it is loaded at once.",
+    )
+    model_trial_seconds: int = Field(
+        60,
+        ge=1,
+        le=3600,
+        description="CPU time that such a trial may take; five times as long by the clock.",
+    )
+    model_trials_dir: Path = Field(
+        Path("var/trials"), description="Folder in which the outcomes of trials are kept, so that there is one of each."
+    )
+
+    @property
+    def max_bytes(self) -> int:
+        """Memory that versions may take, in bytes."""
+        return self.models_max_bytes or available_memory() * 3 // 4
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -447,6 +480,12 @@ class Settings(BaseModel):
         if self.server.log_format == "auto":
             return self.place.environment == "production" or not sys.stdout.isatty()
         return self.server.log_format == "json"
+
+
+def bare_environment() -> dict[str, str]:
+    """What a process of ours needs that is to run somebody else's code: none of the settings, and no secrets."""
+    kept = re.compile(r"PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS")
+    return {name: value for name, value in os.environ.items() if kept.fullmatch(name)}  # noqa: TID251 -- here it is read
 
 
 def read_settings() -> Settings:

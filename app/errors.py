@@ -39,6 +39,7 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     │   └── ModelFailed                500     model_failed
     └── Unavailable
         ├── NotReady                   503     not_ready
+        │   └── VersionBeingLoaded     503     not_ready; whoever waits until it is loaded may ask again
         ├── ModelNotServing            503     model_not_serving
         ├── LogUnavailable             503     log_unavailable
         ├── StorageUnavailable         503     storage_unavailable
@@ -365,6 +366,15 @@ class NotReady(Unavailable):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class VersionBeingLoaded(NotReady):
+    """A version that no alias names, which is being loaded since somebody has asked for it."""
+
+    def __init__(self, model: str, version: int, *, retry_after: int) -> None:
+        super().__init__(f"{model} {version} is being loaded", retry_after=retry_after)
+        self.model = model
+        self.version = version
 
 
 class ModelNotServing(Unavailable):

@@ -1,5 +1,6 @@
 """Fixtures for everybody: the models, an application in this process, a server in another."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,10 @@ from app.storage.migrations import upgrade
 from tests.support.asgi import OPEN, UNLIMITED, InProcess, in_process
 from tests.support.demo import MODULES, publish_demo_models
 from tests.support.server import ROOT, Server, clean_environment, running_server
+
+
+# In this process versions are loaded at once, unless a test is about trials; the servers of tests try them.
+os.environ["MODEL_TRIALS"] = "off"
 
 
 @pytest.fixture(scope="session")

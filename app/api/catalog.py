@@ -14,7 +14,7 @@ from app.errors import Forbidden, ModelNotFound
 from app.inference.cache import CacheUse, PredictionCache
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.aliases import CHAMPION
-from app.registry.registry import ModelEntry, State, VersionEntry
+from app.registry.entries import ModelEntry, State, VersionEntry
 
 if TYPE_CHECKING:
     from app.runtimes.compile import Form

@@ -43,7 +43,7 @@ class Guard:
         settings = services.settings.auth
         self._authenticator = services.authenticator
         self._limits = services.limits
-        self._models = services.registry.models
+        self._registry = services.registry
         self._default_model = services.settings.models.default_model
         self._platform_header = settings.platform_header.lower().encode()
         identify: dict[str, Callable[[Scope], Principal]] = {
@@ -62,7 +62,7 @@ class Guard:
         elif model == "{default}":
             model = self._default_model
         # A name that no model has would be a window of the caller's own making.
-        window = model if model in self._models else REQUESTS
+        window = model if model in self._registry.models else REQUESTS
         admission = self._admit(scope, window)
         if not admission.principal.may_predict(model):
             raise _forbidden(["predict"])

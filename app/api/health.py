@@ -11,7 +11,8 @@ from app.api.problems import problems
 from app.board import Board
 from app.errors import NotReady
 from app.inference.cache import CacheState
-from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry, State
+from app.registry.entries import State
+from app.registry.registry import RETRY_WHILE_LOADING, RETRY_WHILE_REFUSED, ModelRegistry
 from app.storage.drain import DatabaseState
 from app.storage.prediction_log import PredictionLog
 

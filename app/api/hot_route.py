@@ -47,6 +47,7 @@ from app.errors import (
     PresageError,
     RateLimited,
     Unavailable,
+    VersionBeingLoaded,
 )
 from app.inference.service import Answer
 from app.inference.turns import CallerGone, Terms
@@ -159,7 +160,7 @@ class HotRoute(APIRoute):
         try:
             call = self.admit(scope, services, started, caller_gone(scope))
             call.content = await read_json_body(scope, receive, self.most_bytes(services))
-            question = self.ask(call)
+            question = await self._asked(call)
             answer = await services.predictions.predict(question.model, question.rows, call.terms)
             reply = await self._told(question, call, answer)
         except (Disconnected, CallerGone):
@@ -204,6 +205,16 @@ class HotRoute(APIRoute):
         question: Question = self.endpoint(call)
         call.asked = time.perf_counter()
         return question
+
+    async def _asked(self, call: Call) -> Question:
+        """What the request asks; where its version is only now being loaded, after that."""
+        while True:
+            try:
+                return self.ask(call)
+            except VersionBeingLoaded as error:
+                coming = call.services.registry.coming(error.model, error.version)
+                if not (await asyncio.wait([coming], timeout=call.terms.deadline - time.perf_counter()))[0]:
+                    raise
 
     async def _told(self, question: Question, call: Call, answer: Answer) -> Reply:
         if len(answer.outcomes) <= _TOLD_AT_ONCE:

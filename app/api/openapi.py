@@ -19,7 +19,7 @@ from app.errors import DeadlineExceeded
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
 from app.registry.aliases import CHAMPION
-from app.registry.registry import ModelEntry
+from app.registry.entries import ModelEntry
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel

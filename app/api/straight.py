@@ -4,6 +4,7 @@ It does what `HotRoute.handle` does, in two halves: up to the model when the byt
 calls back. A task, its future and the coroutines around it would cost as much as a small model.
 """
 
+import asyncio
 import time
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ from starlette.types import Scope
 
 from app.api.exchange import Disconnected, Fixed, ShortWay, fixed_on_json, fixed_security
 from app.api.hot_route import GONE, Call, HotRoute, stopping
+from app.errors import VersionBeingLoaded
 from app.inference.service import Answer
 from app.inference.turns import CallerGone
 from app.wiring import Services
@@ -36,10 +38,38 @@ class Exchange:
         try:
             self._call = call = route.admit(self._scope, services, self._started, self._wire.gone)
             call.content = self._wire.body_now()
-            self._question = question = route.ask(call)
             self._running.add(self)
-            services.predictions.ask(question.model, question.rows, call.terms, self._told)
+            self._ask(call)
         except Exception as error:  # noqa: BLE001 -- every failure becomes a problem document
+            self._refuse(error)
+
+    def _ask(self, call: Call) -> None:
+        services = self._services
+        try:
+            self._question = question = self._route.ask(call)
+        except VersionBeingLoaded as error:
+            self._ask_later(call, error)
+        else:
+            services.predictions.ask(question.model, question.rows, call.terms, self._told)
+
+    def _ask_later(self, call: Call, error: VersionBeingLoaded) -> None:
+        """Once the version is loaded, or nobody waits any longer."""
+        coming = self._services.registry.coming(error.model, error.version)
+        left = call.terms.deadline - time.perf_counter()
+        timer = asyncio.get_running_loop().call_later(max(0.0, left), self._give_up, error)
+
+        def ask_again(_: object) -> None:
+            timer.cancel()
+            if self in self._running:
+                try:
+                    self._ask(call)
+                except Exception as failure:  # noqa: BLE001 -- as above
+                    self._refuse(failure)
+
+        coming.add_done_callback(ask_again)
+
+    def _give_up(self, error: Exception) -> None:
+        if self in self._running:
             self._refuse(error)
 
     def cancel(self, *_: object, **__: object) -> None:

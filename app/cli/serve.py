@@ -19,9 +19,9 @@ import structlog
 from app.board import Board
 from app.cli.welcome import Progress, announce
 from app.config import Settings, StorageSettings, read_settings
-from app.cpus import start_numeric_threads
 from app.errors import OperatorError
 from app.limits.columns import REGION_BYTES
+from app.machine import start_numeric_threads
 from app.telemetry.bulletins import Bulletins
 from app.workers.crew import Bounds, Crew
 from app.workers.processes import fork

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from app.config import read_settings
-from app.cpus import available_cpus, start_numeric_threads
+from app.machine import available_cpus, start_numeric_threads
 
 if TYPE_CHECKING:
     from app.training.recipe import Recipe, Thresholds

@@ -86,6 +86,10 @@ class PredictionCache:
         except KeyError:
             return self._open(model)
 
+    def forget(self, model: "LoadedModel") -> None:
+        """The version is not served any more; what is kept of it goes as it ages."""
+        self._caches.pop(model, None)
+
     def use(self, model: "LoadedModel") -> CacheUse:
         """Where a version's answers are kept; `needless`: nowhere, since computing them takes no longer."""
         if self._setting == "off" or model.cache_rules.cache == "off":

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class Lane:
         self._observe_seconds = metrics.model_seconds.labels(*labels).observe
         self._observe_rows = metrics.call_rows.labels(*labels).observe
         metrics.waiting.labels(*labels).set_function(lambda: self.waiting)
+        self._forget_waiting: Callable[[], None] = partial(metrics.waiting.remove, *labels)
         self._single, self._bulk = Turns(), Turns()
         alone = model.cost.seconds(1)
         self.inline = model.runtime.steady and alone <= INLINE_SECONDS
@@ -107,6 +109,7 @@ class Lane:
             if isinstance(call.receiver, asyncio.Future):
                 call.receiver.cancel()
         self._tasks.put(None)
+        self._forget_waiting()
 
     def _admit(self, work: float, terms: Terms) -> None:
         now = time.perf_counter()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
 
 
+# How often it is looked whether a version that is not served any more has answered all who had asked it.
+_SWEEP_SECONDS = 0.1
 # Of a large batch that is known already; it takes about a millisecond.
 _RECORDED_AT_ONCE = 256
 
@@ -63,13 +65,17 @@ class PredictionService:
         self._storage = storage
         self._metrics = metrics
         self._desks: dict[LoadedModel, _Desk] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
+        self._registry.on_change.append(self._sweep)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for desk in self._desks.values():
-            desk.lane.close()
+            desk.close()
 
     def choose(self, name: str, wanted: str) -> "LoadedModel":
         """The version that answers; held from here to the request's end. Raises what `ModelRegistry.resolve` does."""
@@ -103,6 +109,18 @@ class PredictionService:
         desk = self._desks.get(model) or self._open(model)
         ids = new_ids(len(rows))
         desk.lane.ask(ids, rows, terms, _Awaiting(model, desk.tally, ids, told))
+
+    def _sweep(self) -> None:
+        """Close the desks of versions that are not served any more, once those who wait there have their answers."""
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        gone = [model for model in self._desks if not self._registry.serves(model)]
+        for model in gone:
+            if self._desks[model].idle:
+                self._desks.pop(model).close()
+                self._cache.forget(model)
+        later = asyncio.get_running_loop().call_later
+        self._sweeping = later(_SWEEP_SECONDS, self._sweep) if any(model in self._desks for model in gone) else None
 
     def _open(self, model: "LoadedModel") -> "_Desk":
         desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
@@ -150,6 +168,16 @@ class _Desk:
         self._recorder = Recorder(model.manifest, model.log_rules, hash_key(storage) if model.log_rules.hashes else b"")
         self.lane = Lane(model, metrics, self._record)
         self.tally = Tally(model.manifest, metrics)
+        self._asking = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody waits for an answer."""
+        return self.lane.waiting == 0 and self._asking == 0
+
+    def close(self) -> None:
+        """Let go of everything that knows the model."""
+        self.lane.close()
 
     def predict(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms) -> Awaitable[list[Outcome]]:
         """What the lane does; where there is a cache, only for the rows that it does not know."""
@@ -163,8 +191,12 @@ class _Desk:
         def compute(places: Sequence[int]) -> Awaitable[list[Outcome]]:
             return self.lane.predict([ids[i] for i in places], [rows[i] for i in places], terms)
 
-        outcomes, found = await cache.answer(rows, terms.origin.principal, compute, terms.deadline)
-        await self._record_found(list(compress(zip(ids, rows, outcomes, strict=True), found)), terms)
+        self._asking += 1
+        try:
+            outcomes, found = await cache.answer(rows, terms.origin.principal, compute, terms.deadline)
+            await self._record_found(list(compress(zip(ids, rows, outcomes, strict=True), found)), terms)
+        finally:
+            self._asking -= 1
         return outcomes
 
     async def _record_found(self, found: Sequence[tuple[str, Row, Outcome]], terms: Terms) -> None:

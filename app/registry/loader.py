@@ -20,12 +20,14 @@ from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
 from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
-from app.runtimes.compile import Compiling, Form, compile_runtime
+from app.runtimes.compile import Compiling, Decision, Form, Plan, compile_runtime
 from app.runtimes.cost import UNKNOWN_COST, Cost, measure_cost
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
 
 log = structlog.get_logger(__name__)
+
+_WARM_ROWS = (1, 1, 16)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +47,12 @@ class LoadedModel:
     log_rules: LogRules = field(default_factory=LogRules)
     cache_rules: CacheRules = field(default_factory=CacheRules)
     forms: tuple[Form, ...] = ()
+    plan: Plan = ()
+
+    @property
+    def decision(self) -> Decision | None:
+        """What another process need not find out again; None where nothing was decided."""
+        return Decision(self.plan, self.forms, self.cost) if self.plan else None
 
     @property
     def name(self) -> str:
@@ -77,7 +85,7 @@ def load_version(
     check_golden_rows(manifest, model.pipeline, model.reference)
     if compiling is not None:
         model = _compiled(model, compiling)
-    cost = _warm_up(model)
+    cost = _warm_up(model, compiling.decision if compiling is not None and model.plan else None)
     seconds = time.perf_counter() - started
     return replace(model, log_rules=rules, cache_rules=cache_rules, cost=cost, load_seconds=seconds)
 
@@ -90,7 +98,7 @@ def _compiled(model: LoadedModel, compiling: Compiling) -> LoadedModel:
     except (Exception, SystemExit):  # an estimator may do anything, and the version is proven without other forms
         log.exception("compile_failed", model=model.name, version=model.version)
         return model
-    return replace(model, runtime=compiled.runtime, forms=compiled.forms)
+    return replace(model, runtime=compiled.runtime, forms=compiled.forms, plan=compiled.plan)
 
 
 def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedModel:
@@ -135,12 +143,19 @@ def _check_libraries(manifest: Manifest) -> None:
         raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")
 
 
-def _warm_up(model: LoadedModel) -> Cost:
-    """Calls of growing size, so that the first caller does not pay for lazy imports, caches and page faults."""
+def _warm_up(model: LoadedModel, decision: Decision | None) -> Cost:
+    """Calls of growing size, so that the first caller does not pay for lazy imports, caches and page faults.
+
+    Where the cost is known already, a few: callers may be served beside it, and measuring would count them.
+    """
     golden = [row.inputs for row in model.manifest.golden.rows]
 
     def call(rows: int) -> None:
         sample = list(islice(cycle(golden), rows))
         model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess(sample), rows))
 
-    return measure_cost(call)
+    if decision is None:
+        return measure_cost(call)
+    for rows in _WARM_ROWS:
+        call(rows)
+    return decision.cost

@@ -1,30 +1,36 @@
 """ModelRegistry: what is on disk, what of it is served, and what a caller's words mean.
 
-Loading runs on a thread of its own from start-up on: the service answers its health routes meanwhile, and serves each
-model as soon as it is verified. Where several processes are to share the models, they are loaded before the fork. What
-it knows is one immutable dict, replaced as a whole.
+What it knows is one immutable dict, replaced as a whole, so a request sees one state of it. Two threads change it. One
+looks at the disk and moves aliases between versions that are loaded, which takes no time. The other loads versions, one
+after the other, beside what is served. A version that cannot be loaded changes nothing for callers: its aliases stay
+where they are, and the reason is on show.
+
+Where several processes are to share the models, they are loaded before the fork.
 """
 
 import asyncio
 import contextlib
 import ctypes
 import gc
-import re
+import hashlib
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Self
 
 import structlog
 
+from app.board import Board
 from app.config import ModelSettings
-from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, VersionNotFound, VersionRefused
-from app.manifest import Manifest, TrafficRules
-from app.registry.aliases import CHAMPION, Aliases
-from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
+from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, VersionBeingLoaded, VersionNotFound
+from app.registry.entries import ModelEntry, VersionEntry
+from app.registry.loading import Loading
+from app.registry.reconcile import Wanted, merge_versions, read_wanted, reconcile
+from app.registry.reloader import Reloader
+from app.registry.watch import Watch, stamps
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -32,101 +38,103 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-State = Literal["loading", "serving", "refused", "idle"]
-PINNED = re.compile(r"v[0-9]+")
 _STOP_SECONDS = 5.0
 _YOUNG_OBJECTS = 50_000
+# A version that callers have asked for by its number, and no longer do.
+_COLD_SECONDS = 600.0
+# The process that tries versions is kept so long for the next one.
+_REST_SECONDS = 5.0
+# How long what has changed may take to be taken, here and by the other workers, while somebody waits for that.
+_CONVERGE_SECONDS = 2.0
+_GLANCE_SECONDS = 0.02
 RETRY_WHILE_LOADING = 1
 RETRY_WHILE_REFUSED = 30
 
-
-@dataclass(frozen=True, slots=True)
-class VersionEntry:
-    """One version on disk: `serving` with its model, `refused` with the reason, or `idle` since no alias names it."""
-
-    version: int
-    state: State
-    manifest: Manifest | None = None
-    model: "LoadedModel | None" = None
-    refusal: Refusal | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """One model: its versions in ascending order, and what its aliases point to."""
-
-    name: str
-    versions: Mapping[int, VersionEntry]
-    aliases: Aliases
-    refusal: Refusal | None = None
-    traffic: TrafficRules = field(default_factory=TrafficRules)
-
-    @property
-    def state(self) -> State:
-        """That of the whole model: what its champion is, or else the best of what its aliases name."""
-        states = {self.versions[v].state for v in self.aliases.values() if v in self.versions}
-        champion = self.versions.get(self.aliases.get(CHAMPION, 0))
-        if champion is not None:
-            return champion.state
-        return next((s for s in ("loading", "serving", "refused") if s in states), "refused")
-
-    @property
-    def ready(self) -> bool:
-        """Whether what callers rely on is served: the champion, and what the pinned API versions (`v1`, …) name."""
-        relied_on = [v for alias, v in self.aliases.items() if alias == CHAMPION or PINNED.fullmatch(alias)]
-        served = all(v in self.versions and self.versions[v].state == "serving" for v in relied_on)
-        return CHAMPION in self.aliases and served
-
-    def known(self) -> str:
-        """The versions and aliases that a caller may ask for, as a phrase."""
-        numbers = ", ".join(str(v) for v, entry in self.versions.items() if entry.state != "idle") or "none"
-        return f"versions: {numbers}; aliases: {', '.join(sorted(self.aliases)) or 'none'}"
+Place = tuple[str, int]
 
 
 class ModelRegistry:
     """Open it as an async context manager: entering starts the loading, leaving waits for what is being loaded."""
 
     def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
-        self.source = DirectorySource(settings.models_dir)
         self.required = settings.required
-        self._trust = Trust(settings.model_modules)
-        self._compile = settings.compile == "auto"
+        self.generation = 0
+        self.on_change: list[Callable[[], None]] = []
+        self._loading = Loading(settings, metrics)
+        self.source = self._loading.source
+        self._most_bytes = settings.max_bytes
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})
-        self._loading: asyncio.Future[None] | None = None
-        self._loaded = False
-        self._stopping = False
-        self.generation = 0
+        self._wanted: dict[str, Wanted] = {}
+        self._watch = Watch(self.source.root, self._unsettled)
+        self._changing = threading.RLock()
+        self._queue: deque[Place] = deque()
+        self._used: dict[Place, float] = {}
+        self._began = time.perf_counter()
+        self._busy = self._looked = self._settled = False
+        self._released_at = self._worked_at = 0.0
+        self._unreadable = ""
+        self._shared: set[Place] = set()
+        self._board: Board | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._moved = asyncio.Event()
+        self._coming: dict[Place, asyncio.Future[None]] = {}
+        self._reloader = Reloader(self._look, self._work)
 
     def load(self) -> None:
         """Here and now, before it is opened; processes that are forked afterwards share the models."""
-        self._models = self._scan()
-        self._load_all()
-        self._loaded = True
+        self._look()
+        while self._work():
+            pass
+        self._loading.trials.rest()
+        self._shared = {(name, n) for name, m in self._models.items() for n, v in m.versions.items() if v.model}
+
+    def join(self, board: Board) -> None:
+        """This process is a worker, and tells the others what it serves."""
+        self._board = board
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        self._loading = loop.create_future()
-        if self._loaded:
-            self._loading.set_result(None)
-            return self
-        self._models = await asyncio.to_thread(self._scan)
-        # A daemon, and none of the loop's own threads: a model that hangs while it is loaded must not keep us here.
-        threading.Thread(target=self._load_and_say, args=(loop, self._loading), name="load-models", daemon=True).start()
+        self._loop = asyncio.get_running_loop()
+        if not self._looked:
+            await asyncio.to_thread(self._look)
+        self._reloader.start()
+        if self._settled:
+            await self._catch_up()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._stopping = True
-        if self._loading is not None:
-            await asyncio.wait([self._loading], timeout=_STOP_SECONDS)
+        await asyncio.to_thread(self._loading.trials.close)
+        await self._reloader.stop(_STOP_SECONDS)
+        self._loop = None
+
+    async def _catch_up(self) -> None:
+        """A worker that comes later than others begins with what they have; and shows that it lives meanwhile."""
+        refreshed = asyncio.ensure_future(self._taken())
+        while not refreshed.done():
+            if self._board is not None:
+                self._board.beat()
+            await asyncio.wait([refreshed], timeout=1.0)
+        await refreshed
 
     async def refreshed(self) -> None:
-        """Return once what is on disk now has been taken here, or refused."""
+        """Return once what is on disk has been looked at, and taken here and by the other workers, if that is soon."""
+        until = time.monotonic() + _CONVERGE_SECONDS
+        await self._reloader.looked()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + _CONVERGE_SECONDS):
+                await self.loaded()
+        while self._board is not None and self._board.models_skew and time.monotonic() < until:  # noqa: ASYNC110 -- other processes set no event
+            await asyncio.sleep(_GLANCE_SECONDS)
+
+    async def _taken(self) -> None:
+        await self._reloader.looked()
+        await self.loaded()
 
     async def loaded(self) -> None:
         """Return once every version that an alias names is served or refused."""
-        if self._loading is not None:
-            await asyncio.shield(self._loading)
+        while not self.settled:
+            self._moved.clear()
+            await self._moved.wait()
 
     @property
     def models(self) -> Mapping[str, ModelEntry]:
@@ -140,8 +148,13 @@ class ModelRegistry:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is being loaded any more."""
-        return self._loading is not None and self._loading.done()
+        """Whether nothing is being loaded."""
+        return self._settled and not self._queue and not self._busy
+
+    def serves(self, model: "LoadedModel") -> bool:
+        """Whether that very model answers."""
+        version = self._version(model.name, model.version)
+        return version is not None and version.model is model
 
     def model(self, name: str) -> ModelEntry:
         """Raises ModelNotFound, naming the models that there are."""
@@ -154,15 +167,21 @@ class ModelRegistry:
     def resolve(self, name: str, wanted: str) -> "LoadedModel":
         """The model that answers for `wanted`, the number of a version or an alias.
 
-        Raises ModelNotFound; VersionNotFound, naming those that exist; NotReady while it is being loaded;
-        ModelNotServing when it was refused.
+        Raises ModelNotFound; VersionNotFound, naming those that exist; NotReady while it is being loaded, and
+        VersionBeingLoaded where that was begun for this caller's sake; ModelNotServing when it was refused.
         """
         entry = self.model(name)
         number = entry.aliases.get(wanted) if not _is_number(wanted) else int(wanted)
         version = entry.versions.get(number) if number is not None else None
         if version is not None and version.model is not None:
+            if version.on_demand:
+                self._used[name, version.version] = time.monotonic()
             return version.model
+        if version is not None and self._may_be_loaded(version):
+            version = self._demand(name, version.version)
         if version is not None and version.state == "loading":
+            if version.on_demand:
+                raise VersionBeingLoaded(name, version.version, retry_after=RETRY_WHILE_LOADING)
             raise NotReady(f"{name} is being loaded", retry_after=RETRY_WHILE_LOADING)
         if entry.refusal is not None and (wanted in entry.aliases or not entry.aliases):
             raise ModelNotServing(f"{name} is not served: {_reason(entry.refusal)}", retry_after=RETRY_WHILE_REFUSED)
@@ -171,100 +190,262 @@ class ModelRegistry:
             raise ModelNotServing(detail, retry_after=RETRY_WHILE_REFUSED)
         raise VersionNotFound(
             f"{name} does not serve that version; {entry.known()}",
-            versions=[v for v, e in entry.versions.items() if e.state != "idle"],
+            versions=list(entry.versions),
             aliases=dict(sorted(entry.aliases.items())),
         )
 
-    def _scan(self) -> Mapping[str, ModelEntry]:
-        """What is on disk, before anything is loaded."""
-        return MappingProxyType({name: self._scan_model(name) for name in self.source.names()})
+    def coming(self, name: str, version: int) -> "asyncio.Future[None]":
+        """Done once that version is not being loaded any more; never cancel it, others wait for it, too."""
+        assert self._loop is not None  # noqa: S101 -- whoever asks is on it
+        future = self._coming.get((name, version))
+        if future is None:
+            future = self._coming[name, version] = self._loop.create_future()
+            self._tell_those_who_wait()
+        return future
 
-    def _scan_model(self, name: str) -> ModelEntry:
-        aliases: Aliases = {}
-        refusal = None
-        try:
-            aliases = self.source.aliases(name)
-        except VersionRefused as error:
-            refusal = error.refusal
-            log.error("aliases_refused", model=name, reason=refusal.reason, detail=refusal.detail)
-        named = set(aliases.values())
-        versions = {v: VersionEntry(v, "loading" if v in named else "idle") for v in self.source.versions(name)}
-        for alias, missing in aliases.items():
-            if missing not in versions:
-                refusal = Refusal("alias_dangles", f"the alias {alias} names version {missing}, which does not exist")
-                log.error("aliases_refused", model=name, reason=refusal.reason, detail=refusal.detail)
-        try:
-            traffic = self.source.traffic_rules(name)
-        except VersionRefused as error:
-            traffic, refusal = TrafficRules(), error.refusal
-            log.error("traffic_rules_refused", model=name, reason=refusal.reason, detail=refusal.detail)
-        return ModelEntry(name, versions, aliases, refusal, traffic)
+    # On demand.
 
-    def _load_and_say(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[None]) -> None:
-        try:
-            self._load_all()
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
-                loop.call_soon_threadsafe(_resolve, done)
+    def _may_be_loaded(self, version: VersionEntry) -> bool:
+        if self._loop is None:
+            return False
+        return version.state == "idle" or (version.state == "refused" and time.monotonic() > version.retry_at)
 
-    def _load_all(self) -> None:
-        """Load what aliases name, required models first; runs on a thread."""
-        started = time.perf_counter()
-        order = sorted(self._models, key=lambda name: name not in self.required)
-        for name in order:
-            for entry in self._models[name].versions.values():
-                if self._stopping:
-                    return
-                self._replace(name, self._load(name, entry))
+    def _demand(self, name: str, number: int) -> VersionEntry:
+        with self._changing:
+            entry = self._models[name]
+            version = entry.versions[number]
+            if version.state != "loading":
+                version = replace(version, state="loading", on_demand=True)
+                self._publish(_with(entry, version))
+                self._enqueue(name, number)
+            return version
+
+    def _make_room(self, size: int) -> bool:
+        """Whether there is memory for so many bytes; versions that no alias names go, those first that rest longest."""
+        with self._changing:
+            while self._bytes() + size > self._budget:
+                coldest = min(self._on_demand(), key=lambda place: self._used.get(place, 0.0), default=None)
+                if coldest is None:
+                    return False
+                self._let_go(coldest)
+            return True
+
+    def _release_cold(self) -> None:
+        with self._changing:
+            for place in self._on_demand():
+                if time.monotonic() - self._used.setdefault(place, time.monotonic()) > _COLD_SECONDS:
+                    self._let_go(place)
+
+    def _on_demand(self) -> list[Place]:
+        return [(m.name, n) for m in self._models.values() for n, v in m.versions.items() if v.model and v.on_demand]
+
+    def _let_go(self, place: Place) -> None:
+        entry = self._models[place[0]]
+        self._used.pop(place, None)
+        self._settle(_with(entry, replace(entry.versions[place[1]], on_demand=False)))
+
+    @property
+    def _budget(self) -> int:
+        """Of this process; what was loaded before the fork is there once for all of them."""
+        shared = self._bytes(shared=True)
+        processes = self._board.workers if self._board is not None else 1
+        return shared + (self._most_bytes - shared) // processes
+
+    def _bytes(self, *, shared: bool | None = None) -> int:
+        """Memory of what is loaded, by trials: of all, or only of what is shared with other processes, or is not."""
+        return sum(
+            v.memory_bytes
+            for m in self._models.values()
+            for n, v in m.versions.items()
+            if v.model is not None and (shared is None or shared == ((m.name, n) in self._shared))
+        )
+
+    # On the thread that looks.
+
+    def _look(self) -> None:
+        """Take what has changed on disk, as far as it takes no loading."""
+        for name in sorted(self._changed(), key=lambda name: name not in self.required):
+            self._take(name)
+        self._looked = True
+        self._try_again()
+        self._release_cold()
+        self._tidy()
+        self._reloader.work()
+
+    def _changed(self) -> list[str]:
+        try:
+            changed = self._watch.changed()
+        except OSError as error:
+            # What was served goes on being served: a disk that is away for a moment must not end the service.
+            if self._unreadable != str(error):
+                self._unreadable = str(error)
+                log.error("models_unreadable", folder=str(self.source.root), reason=error.strerror)
+            return []
+        self._unreadable = ""
+        return changed
+
+    def _take(self, name: str) -> None:
+        numbers = self.source.versions(name)
+        known = self._models.get(name)
+        if not numbers:
+            self._note_gone(name)
+            return
+        new = [n for n in numbers if known is None or n not in known.versions]
+        entries = {n: self._loading.known(name, n) for n in new}
+        again = {n: v for n, v in known.versions.items() if n in numbers} if known else {}
+        wanted = read_wanted(self.source, name)
+        with self._changing:
+            entry = self._models.get(name) or ModelEntry(name, {}, {})
+            on_disk = {n: self._reconsidered(name, v) for n, v in {**entries, **again}.items()}
+            entry = merge_versions(replace(entry, versions={**entry.versions, **on_disk}), on_disk)
+            self._wanted[name] = wanted
+            self._settle(entry)
+
+    def _note_gone(self, name: str) -> None:
+        with self._changing:
+            entry = self._models.get(name)
+            if entry is None:
+                return
+            if any(version.model is not None for version in entry.versions.values()):
+                log.warning("model_vanished", model=name, meaning="what is loaded goes on being served")
+                return
+            self._models = MappingProxyType({n: m for n, m in self._models.items() if n != name})
+            self._wanted.pop(name, None)
+            self._note_change()
+
+    def _reconsidered(self, name: str, version: VersionEntry) -> VersionEntry:
+        """One that was refused is thought over when its files have changed."""
+        if version.state != "refused" or stamps(self.source.folder(name, version.version)) == version.stamps:
+            return version
+        return replace(self._loading.known(name, version.version), stamps=())
+
+    def _try_again(self) -> None:
+        """What was refused for a reason that may have passed, and is wanted."""
+        now = time.monotonic()
+        with self._changing:
+            for entry in list(self._models.values()):
+                due = {n: v for n, v in entry.versions.items() if v.state == "refused" and now > v.retry_at}
+                if due.keys() & {*entry.aliases.values(), *entry.pending.values()}:
+                    idle = {n: replace(v, state="idle", refusal=None) for n, v in due.items()}
+                    self._settle(replace(entry, versions={**entry.versions, **idle}))
+
+    def _tidy(self) -> None:
+        """Give back the memory of what was let go, once those who were still being answered are."""
+        now = time.monotonic()
+        if self._released_at and now - self._released_at > 1.0:
+            self._released_at = 0.0
+            gc.collect()
+            _trim()
+        if self._worked_at and not self._busy and now - self._worked_at > _REST_SECONDS:
+            self._worked_at = 0.0
+            self._loading.trials.rest()
+
+    def _unsettled(self, name: str) -> list[int]:
+        entry = self._models.get(name)
+        return [n for n, v in entry.versions.items() if v.state == "refused"] if entry is not None else []
+
+    # On the thread that loads.
+
+    def _work(self) -> bool:
+        """Load the next version; False when there is none."""
+        with self._changing:
+            if not self._queue:
+                if self._looked and not self._settled:
+                    self._settle_first()
+                return False
+            self._busy = True
+            name, number = self._queue.popleft()
+            version = self._version(name, number) or VersionEntry(number, "loading")
+        before = stamps(self.source.folder(name, number))
+        loaded = replace(self._loading.load(name, version, self._make_room), stamps=before)
+        with self._changing:
+            self._worked_at = self._used[name, number] = time.monotonic()
+            now = self._version(name, number)
+            if now is not None:
+                # Whether it is still on demand is what the entry says by now.
+                self._settle(_with(self._models[name], replace(loaded, on_demand=now.on_demand)))
+            self._busy = False
+            self._wake_loop()
+        return True
+
+    def _version(self, name: str, number: int) -> VersionEntry | None:
+        entry = self._models.get(name)
+        return entry.versions.get(number) if entry is not None else None
+
+    def _settle_first(self) -> None:
         _settle_memory()
+        self._settled = True
         states = [v.state for m in self._models.values() for v in m.versions.values()]
         log.info(
             "models_loaded",
             serving=states.count("serving"),
             refused=states.count("refused"),
-            seconds=round(time.perf_counter() - started, 2),
+            seconds=round(time.perf_counter() - self._began, 2),
         )
+        self._note_change()
 
-    def _load(self, name: str, entry: VersionEntry) -> VersionEntry:
-        # scikit-learn takes seconds to import; the service answers its health routes before that.
-        from app.registry.loader import load_version  # noqa: PLC0415
-        from app.runtimes.compile import Compiling  # noqa: PLC0415
+    # Under the lock.
 
-        labels = (name, str(entry.version))
-        try:
-            if entry.state == "idle":
-                return replace(entry, manifest=self.source.manifest(name, entry.version))
-            compiling = Compiling(self._metrics.runtime_fallbacks.labels(*labels).inc) if self._compile else None
-            model = load_version(self.source, name, entry.version, self._trust, compiling)
-        except VersionRefused as error:
-            return self._refuse(name, entry, error.refusal)
-        except Exception as error:  # whatever one version does, the others are loaded
-            log.exception("model_load_failed", model=name, version=entry.version)
-            return self._refuse(name, entry, Refusal("load_failed", type(error).__name__))
-        self._metrics.serving.labels(*labels).set(1)
-        self._metrics.load_seconds.labels(*labels).set(model.load_seconds)
-        self._metrics.model_runtime.labels(*labels, model.runtime.name).set(1)
-        seconds, runtime = round(model.load_seconds, 2), model.runtime.name
-        log.info("model_loaded", model=name, version=entry.version, runtime=runtime, seconds=seconds)
-        return replace(entry, state="serving", manifest=model.manifest, model=model)
+    def _settle(self, entry: ModelEntry) -> None:
+        step = reconcile(entry, self._wanted[entry.name])
+        before = self._models.get(entry.name)
+        self._publish(step.entry)
+        for number in step.load:
+            self._enqueue(entry.name, number)
+        for model in step.released:
+            self._released_at = time.monotonic()
+            self._shared.discard((model.name, model.version))
+            self._used.pop((model.name, model.version), None)
+            self._loading.release(model)
+        if before is not None and before.aliases != step.entry.aliases:
+            log.info("aliases_moved", model=entry.name, before=before.aliases, after=step.entry.aliases)
 
-    def _refuse(self, name: str, entry: VersionEntry, refusal: Refusal) -> VersionEntry:
-        log.error("model_refused", model=name, version=entry.version, reason=refusal.reason, detail=refusal.detail)
-        if entry.state != "idle":
-            self._metrics.serving.labels(name, str(entry.version)).set(0)
-        return replace(entry, state="refused", refusal=refusal)
+    def _enqueue(self, name: str, number: int) -> None:
+        self._queue.append((name, number))
+        self._reloader.work()
 
-    def _replace(self, name: str, version: VersionEntry) -> None:
-        entry = self._models[name]
-        changed = replace(entry, versions={**entry.versions, version.version: version})
-        self._models = MappingProxyType({**self._models, name: changed})
+    def _publish(self, entry: ModelEntry) -> None:
+        self._models = MappingProxyType({**self._models, entry.name: entry})
+        self._note_change()
+
+    def _note_change(self) -> None:
         self.generation += 1
         self._metrics.ready.set(self.ready)
+        if self._board is not None:
+            self._board.note_models(self._digest(), self._bytes(shared=False))
+        self._wake_loop()
+
+    def _wake_loop(self) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                self._loop.call_soon_threadsafe(self._tell)
+
+    def _digest(self) -> int:
+        """The same number in two processes that serve the same."""
+        served = sorted(
+            (m.name, alias, n) for m in self._models.values() for alias, n in m.aliases.items() if m.serves(n)
+        )
+        return int.from_bytes(hashlib.blake2b(repr(served).encode(), digest_size=8).digest()) or 1
+
+    # On the event loop.
+
+    def _tell(self) -> None:
+        self._moved.set()
+        self._tell_those_who_wait()
+        for listener in self.on_change:
+            listener()
+
+    def _tell_those_who_wait(self) -> None:
+        for (name, number), future in list(self._coming.items()):
+            version = self._version(name, number)
+            if version is None or version.state != "loading":
+                del self._coming[name, number]
+                if not future.done():
+                    future.set_result(None)
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+def _with(entry: ModelEntry, version: VersionEntry) -> ModelEntry:
+    return replace(entry, versions={**entry.versions, version.version: version})
 
 
 def _settle_memory() -> None:
@@ -275,10 +456,14 @@ def _settle_memory() -> None:
     process that had loaded a forest of 190 MiB, a fifth.
     """
     gc.collect()
-    with contextlib.suppress(AttributeError):  # another C library, which may do so by itself
-        ctypes.CDLL(None).malloc_trim(0)
+    _trim()
     gc.freeze()
     gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
+
+
+def _trim() -> None:
+    with contextlib.suppress(AttributeError):  # another C library, which may do so by itself
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_number(wanted: str) -> bool:

@@ -75,12 +75,26 @@ class Form:
     reason: str = ""
 
 
+# Which form answers for up to how many rows; the last has no end.
+Plan = tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was found out about the very same artefact before: which forms answer, why, and what a call costs."""
+
+    plan: Plan
+    forms: tuple[Form, ...]
+    cost: Cost
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Compiled:
-    """The runtime that answers, and a report on every form that was tried."""
+    """The runtime that answers, a report on every form that was tried, and what was decided."""
 
     runtime: Runtime
     forms: tuple[Form, ...]
+    plan: Plan
 
 
 def _lazily(module: str, function: str) -> Build:
@@ -115,11 +129,15 @@ CANDIDATES = (
 
 @dataclass(frozen=True, slots=True)
 class Compiling:
-    """Which forms are tried; what is called when one has raised and scikit-learn answered; and what watches."""
+    """Which forms are tried; what is called when one has raised and scikit-learn answered; and what watches.
+
+    With a `decision` nothing is tried: its forms are built.
+    """
 
     fell_back: Callable[[], None] = lambda: None
     progress: Callable[[str], None] = lambda _: None
     candidates: Sequence[Candidate] = CANDIDATES
+    decision: Decision | None = None
 
 
 def compile_runtime(
@@ -129,6 +147,8 @@ def compile_runtime(
     how: Compiling = Compiling(),
 ) -> Compiled:
     """Try each form; what fails or differs is a line of the report, and never an error."""
+    if how.decision is not None and (decided := _as_decided(manifest, reference, how, how.decision)):
+        return decided
     golden: list[Row] = [row.inputs for row in manifest.golden.rows]
     built, report = _built(manifest, reference, how.candidates)
     how.progress("drawing the sample")
@@ -146,9 +166,29 @@ def compile_runtime(
     how.progress("measuring")
     costs = _costs([form for form, _ in proven], pipeline, golden)
     stages = choose(costs, [form for form, _ in proven])
-    runtime = reference if stages[-1][1] is reference and len(stages) == 1 else BySize(stages, reference, how.fell_back)
     lines = [_line(outcome, cost, form, stages) for (form, outcome), cost in zip(proven, costs, strict=True)]
-    return Compiled(runtime, (*lines[:-1], *report, lines[-1]))
+    plan = tuple((most, form.name) for most, form in stages)
+    return Compiled(_staged(stages, reference, how), (*lines[:-1], *report, lines[-1]), plan)
+
+
+def _staged(stages: Sequence[Stage], reference: SklearnRuntime, how: Compiling) -> Runtime:
+    if len(stages) == 1 and stages[0][1] is reference:
+        return reference
+    return BySize(stages, reference, how.fell_back)
+
+
+def _as_decided(manifest: Manifest, reference: SklearnRuntime, how: Compiling, decision: Decision) -> Compiled | None:
+    """None where a form that was decided for cannot be built here."""
+    found: dict[str, Runtime] = {reference.name: reference}
+    wanted = {name for _, name in decision.plan}
+    for candidate in how.candidates:
+        if not wanted <= found.keys():
+            found.update({form.name: form for form in _built(manifest, reference, [candidate])[0]})
+    if not wanted <= found.keys():
+        log.warning("decision_not_followed", missing=sorted(wanted - found.keys()))
+        return None
+    stages = [(most, found[name]) for most, name in decision.plan]
+    return Compiled(_staged(stages, reference, how), decision.forms, decision.plan)
 
 
 def _built(

@@ -162,6 +162,9 @@ def _of_board(board: Board) -> Iterable[Family]:
     """What supervisor and templates have said."""
     workers = {"wanted": board.workers, "serving": board.serving_workers}
     yield _family("presage_workers", "gauge", "Worker processes: wanted, and serving.", "state", workers)
+    skew: dict[tuple[str, ...], tuple[float, ...]] = {(): (board.models_skew,)}
+    meaning = "How many workers' answers to which version serves differ from the others'; 0 but for a moment."
+    yield Family("presage_models_skew", "gauge", meaning, (), (), skew)
     restarts = dict(board.restarts())
     yield _family(
         "presage_worker_restarts", "counter", "Worker processes that were replaced, by why.", "reason", restarts

@@ -58,7 +58,7 @@ def test_only_what_an_alias_names_is_loaded(tmp_path: Path) -> None:
     assert registry.model("toy").versions[3].manifest is not None
     assert registry.resolve("toy", "v1").version == 1
     assert registry.resolve("toy", "2").version == 2
-    with pytest.raises(VersionNotFound, match="versions: 1, 2; aliases: champion, v1"):
+    with pytest.raises(VersionNotFound, match="versions: 1, 2, 3; aliases: champion, v1"):
         registry.resolve("toy", "3")
 
 

@@ -1,12 +1,15 @@
 """The real server as a process, on a free port of the loopback."""
 
+import atexit
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +22,9 @@ import httpx2
 # What tests that are about something else have: everybody may, and as much as they like.
 OPEN = {"AUTH_MODE": "none", "RATE_LIMIT": "1000000000/minute", "ADDRESS_RATE_LIMIT": "1000000000/minute"}
 ROOT = Path(__file__).resolve().parents[2]
+# One for all servers of a run: what was tried for one of them need not be tried for the next.
+TRIALS = Path(tempfile.mkdtemp(prefix="presage-trials-"))
+atexit.register(shutil.rmtree, TRIALS, ignore_errors=True)
 _READY_SECONDS = 60
 
 
@@ -113,6 +119,7 @@ def running_server(
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
     places["JWT_KEYS_DIR"] = f"{log.parent}/keys"
+    places["MODEL_TRIALS_DIR"] = str(TRIALS)
     places["LAME_DUCK_SECONDS"] = "0"
     own = {"MODELS_DIR": str(models), "PORT": str(port), **OPEN, **places, **(environment or {})}
     with log.open("wb") as output:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.cpus import available_cpus
+from app.machine import available_cpus
 from tests.support.server import ROOT, clean_environment
 
 MACHINE = len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
-"""How many CPUs this process may use: what the scheduler lets it have, and what its container is billed for.
+"""How many CPUs and how much memory this process may use: what the machine has, and what its container may have of it.
 
-Python counts the machine's, or those that the process may run on. A container that is limited to one CPU of a machine
-with 64 is throttled whatever it runs on, and its limit stands in its control group (cgroup), or in one above.
+Python counts the machine's CPUs, or those that the process may run on. A container that is limited to one CPU of a
+machine with 64 is throttled whatever it runs on, and its limits stand in its control group (cgroup), or in one above.
 """
 
 import math
@@ -20,8 +20,16 @@ def available_cpus(root: Path = _ROOT) -> int:
         mine = len(os.sched_getaffinity(0))
     except AttributeError:  # only some systems tell
         mine = os.cpu_count() or 1
-    limits = [limit for folder in _groups(root) if (limit := _limit(folder)) is not None]
+    limits = [limit for folder in _groups(root, "cpu") if (limit := _cpu_limit(folder)) is not None]
     return max(1, min(mine, *(math.ceil(limit) for limit in limits))) if limits else mine
+
+
+def available_memory(root: Path = _ROOT) -> int:
+    """Bytes."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    files = ("memory.max", "memory.limit_in_bytes")
+    limits = [_read(folder / file) for folder in _groups(root, "memory") for file in files]
+    return min([machine, *(int(limit) for limit in limits if limit.isdigit())])
 
 
 def start_numeric_threads(count: int) -> None:
@@ -30,21 +38,21 @@ def start_numeric_threads(count: int) -> None:
         os.environ.setdefault(name, str(count))  # noqa: TID251 -- written for libraries, not read
 
 
-def _groups(root: Path) -> Iterator[Path]:
+def _groups(root: Path, controller: str) -> Iterator[Path]:
     """The folders of the groups that this process is in, with those above them: any of them may set a limit."""
     mount = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, separator, rest = line.partition(":")
         controllers, colon, path = rest.partition(":")
-        if not (separator and colon) or (controllers and "cpu" not in controllers.split(",")):
+        if not (separator and colon) or (controllers and controller not in controllers.split(",")):
             continue
         # Version 2 has one tree for all; version 1 one for each set of controllers, under any of their names.
-        for base in [mount] if not controllers else [mount / controllers, mount / "cpu"]:
+        for base in [mount] if not controllers else [mount / controllers, mount / controller]:
             folder = base / path.lstrip("/")
             yield from (each for each in (folder, *folder.parents) if each.is_relative_to(base))
 
 
-def _limit(folder: Path) -> float | None:
+def _cpu_limit(folder: Path) -> float | None:
     """CPUs of one group; None where it sets no limit."""
     quota, _, period = _read(folder / "cpu.max").partition(" ")
     if not period:

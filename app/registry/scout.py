@@ -1,0 +1,164 @@
+"""Scout: the process in which versions are tried. It imports once, and forks a child for each trial.
+
+It reads orders from its input, a JSON object a line, and writes a verdict for each; its input ends when it should. The
+child has limits of time and memory; whatever becomes of it, the scout lives, and says how the child has ended.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import select
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from app.config import ModelSettings
+from app.errors import Refusal, VersionRefused
+from app.registry.sources import DirectorySource
+from app.registry.trials import Verdict, as_report
+from app.registry.trust import Trust
+
+# Behind everybody who serves, and yet not so far that a busy machine keeps it from ever coming to an end.
+_NICENESS = 10
+# Files that a library may want to write; a version has no business with large ones.
+_FILE_BYTES = 64 << 20
+_READ_BYTES = 1 << 16
+_MESSAGE_BYTES = 8 << 20
+
+
+class _Stopped(Exception):
+    """Nobody waits for the verdict any more."""
+
+
+def main() -> None:
+    """Until the input ends."""
+    settings = ModelSettings.model_validate_json(sys.argv[1])
+    clock_for_cpu = int(sys.argv[2])
+    os.nice(_NICENESS)
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print is no verdict
+    from app.machine import start_numeric_threads  # noqa: PLC0415 -- before numpy, as the next
+
+    start_numeric_threads(1)
+    import app.registry.loader  # noqa: F401, PLC0415 -- once, for all children
+
+    pending = b""
+    while block := os.read(0, _READ_BYTES):
+        *orders, pending = (pending + block).split(b"\n")
+        for order in orders:
+            with contextlib.suppress(_Stopped, BrokenPipeError):
+                out.write(_try(json.loads(order), settings, clock_for_cpu).model_dump_json().encode() + b"\n")
+
+
+def _try(order: dict[str, Any], settings: ModelSettings, clock_for_cpu: int) -> Verdict:
+    """Fork a child, and wait for what it says, or for how it ends."""
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(ours)
+        _be_tried(order, settings, theirs)
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # the child does so, too: whoever is first
+        os.setpgid(child, child)
+    limit = settings.model_trial_seconds * clock_for_cpu
+    try:
+        said = _listen(ours, time.monotonic() + limit)
+    except TimeoutError:
+        return Verdict(refusal=Refusal("trial_timeout", f"it was not loaded within {limit} s"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+        os.close(ours)
+        _, status = os.waitpid(child, 0)
+    if said.endswith(b"\n"):
+        return Verdict.model_validate_json(said)
+    return Verdict(refusal=_how_it_ended(status, settings))
+
+
+def _listen(pipe: int, deadline: float) -> bytes:
+    """All that the child says. Raises TimeoutError, and _Stopped when our own input ends."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    poll.register(0, 0)  # only that it was hung up
+    said = b""
+    while not said.endswith(b"\n"):
+        left = deadline - time.monotonic()
+        events = dict(poll.poll(max(0.0, left) * 1000))
+        if 0 in events:
+            raise _Stopped
+        if not events:
+            raise TimeoutError
+        block = os.read(pipe, _READ_BYTES)
+        if not block or len(said) > _MESSAGE_BYTES:
+            break
+        said += block
+    return said
+
+
+def _be_tried(order: dict[str, Any], settings: ModelSettings, out: int) -> NoReturn:
+    """In the child."""
+    try:
+        os.setpgid(0, 0)
+        _limit(settings)
+        verdict = _verdict(order, settings)
+        os.write(out, verdict.model_dump_json().encode() + b"\n")
+    finally:
+        os._exit(1)
+
+
+def _limit(settings: ModelSettings) -> None:
+    address_space = _pages(0) + settings.max_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    seconds = settings.model_trial_seconds
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _verdict(order: dict[str, Any], settings: ModelSettings) -> Verdict:
+    from app.registry.loader import load_version  # noqa: PLC0415 -- imported by now
+    from app.runtimes.compile import Compiling  # noqa: PLC0415
+
+    source, before, started = DirectorySource(Path(order["root"])), _pages(1), time.perf_counter()
+    compiling = Compiling() if settings.compile == "auto" else None
+    try:
+        model = load_version(source, order["name"], order["version"], Trust(settings.model_modules), compiling)
+    except Exception as error:  # noqa: BLE001 -- whatever a version does, it is its refusal
+        return Verdict(refusal=_refusal(error, settings))
+    return Verdict(
+        memory_bytes=max(_pages(1) - before, model.manifest.artefact.size),
+        seconds=time.perf_counter() - started,
+        plan=model.plan,
+        forms=tuple(as_report(form) for form in model.forms),
+        cost=model.cost.points,
+    )
+
+
+def _how_it_ended(status: int, settings: ModelSettings) -> Refusal:
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGXCPU:
+        return Refusal("trial_timeout", f"loading it took more than {settings.model_trial_seconds} s of CPU time")
+    how = f"{signal.Signals(-code).name}" if code < 0 else f"the exit code {code}"
+    return Refusal("trial_crashed", f"loading it ended the process with {how}")
+
+
+def _refusal(error: BaseException, settings: ModelSettings) -> Refusal:
+    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        most = settings.max_bytes >> 20
+        return Refusal("trial_memory", f"loading it takes more than {most} MiB (MODELS_MAX_BYTES)")
+    return error.refusal if isinstance(error, VersionRefused) else Refusal("load_failed", type(error).__name__)
+
+
+def _pages(place: int) -> int:
+    """Bytes of this process: its whole address space (0), or what of it is in memory (1); 0 where nobody tells."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[place]) * resource.getpagesize()
+    except OSError:
+        return 0
+
+
+if __name__ == "__main__":
+    main()
