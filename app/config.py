@@ -186,7 +186,10 @@ class ModelSettings(_Group):
         64 << 20,
         ge=0,
         description="With several workers: once versions that came while they ran take more memory in each of them, "
-        "and nothing has changed for a minute, new workers begin that share them; 0: never.",
+        "new workers begin that share them.",
+    )
+    share_models_after_seconds: float = Field(
+        60.0, ge=0, description="How long nothing may have changed before that; 0: it never happens."
     )
     model_trials: Literal["auto", "off"] = Field(
         "auto",

@@ -25,7 +25,7 @@ from app.machine import start_numeric_threads
 from app.telemetry.bulletins import Bulletins
 from app.workers.crew import Bounds, Crew
 from app.workers.processes import fork
-from app.workers.supervisor import Supervisor
+from app.workers.supervisor import Sharing, Supervisor
 
 if TYPE_CHECKING:
     from app.factory import Service
@@ -106,7 +106,9 @@ class _Start:
                 return 1
             return Crew(board, number, bounds, partial(self._work, app, board), self.listener.close).run()
 
-        return Supervisor(board, generation, leave_seconds + 5, self.listener.close).run()
+        models = self.settings.models
+        sharing = Sharing(models.share_models_above_bytes, models.share_models_after_seconds)
+        return Supervisor(board, generation, leave_seconds + 5, sharing, self.listener.close).run()
 
     def _load(self, shared: "_Shared", number: int) -> "Service":
         """Everything that workers can share; no thread may be left when this returns, since none survives a fork."""

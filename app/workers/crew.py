@@ -204,7 +204,8 @@ class Crew:
         if not self._bounds.own_bytes or self._stopping or any(worker.going for worker in self._workers):
             return
         for worker in self._workers:
-            size = own_bytes(worker.pid)
+            # Models that came while it ran are what it was asked to have.
+            size = own_bytes(worker.pid) - self._board.private_models([worker.slot])
             if worker.served and size > self._bounds.own_bytes:
                 worker.going, worker.reason = True, "memory"
                 log.warning("worker_grown", worker=worker.slot, pid=worker.pid, own_bytes=size)

@@ -1,7 +1,8 @@
 """Supervisor: one generation of workers, or for a moment two, for as long as the service lives.
 
 It holds the socket, and next to nothing that could go wrong. SIGTERM and SIGINT stop the service, SIGHUP brings a new
-generation: everything is loaded anew, and the old workers leave once all of the new ones serve.
+generation: everything is loaded anew, and the old workers leave once all of the new ones serve. So does a quiet minute
+in which workers have much memory for versions that came while they ran: a new generation shares them.
 """
 
 import os
@@ -23,6 +24,17 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
 _GOOD_SECONDS = 60.0
 
 
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """How much memory workers may have for models that each has for itself, and how long nothing must have changed."""
+
+    above_bytes: int
+    after_seconds: float
+
+
+NEVER = Sharing(0, 0.0)
+
+
 @dataclass(slots=True)
 class _Template:
     generation: int
@@ -38,16 +50,20 @@ class Supervisor:
         board: Board,
         generation: Callable[[int], int],
         stop_seconds: float,
+        sharing: Sharing = NEVER,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
         """`generation(number)` is what a template does, in a process of its own; it returns its exit code.
 
         Templates that have not ended `stop_seconds` after they were told are killed, and their workers with them.
+        `sharing` says when a new generation begins for the sake of models that workers do not share.
         `on_stop` is called here when they are told: to let go of what only workers should hold.
         """
         self._board = board
         self._generation = generation
         self._stop_seconds = stop_seconds
+        self._sharing = sharing
+        self._private = (0, 0.0)  # bytes, and since when
         self._on_stop = on_stop
         self._next = 0
         self._serving: _Template | None = None
@@ -63,6 +79,7 @@ class Supervisor:
         """Until the service is asked to stop, or cannot start."""
         hold(_SIGNALS)
         while self._code is None or self._templates:
+            self._share_again()
             self._begin_generation()
             self._heed(wait(_SIGNALS, _TICK_SECONDS))
             for pid, code in ended_children():
@@ -87,6 +104,19 @@ class Supervisor:
         pid = fork(lambda: self._be_a_template(number))
         self._coming = _Template(number, pid)
         log.info("generation_begins", generation=number, pid=pid)
+
+    def _share_again(self) -> None:
+        """Once nothing has changed for a while: versions often come one soon after another."""
+        if not self._sharing.after_seconds or self._serving is None or self._coming or self._leaving:
+            return
+        now = time.monotonic()
+        private = self._board.private_models(self._board.slots_of(self._serving.generation))
+        if private != self._private[0]:
+            self._private = (private, now)
+        if private > self._sharing.above_bytes and now - self._private[1] > self._sharing.after_seconds:
+            log.info("models_shared_again", private_bytes=private)
+            self._private = (0, now)
+            self._reload_wanted = True
 
     def _be_a_template(self, number: int) -> int:
         os.setpgid(0, 0)  # a Ctrl-C at the terminal is for the supervisor, who passes it on
