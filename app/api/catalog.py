@@ -84,6 +84,9 @@ class ModelDetail(BaseModel):
 
     name: str
     aliases: dict[str, int]
+    pending: dict[str, int] = Field(
+        {}, description="Aliases that are to point to other versions, which are being loaded or were refused."
+    )
     versions: list[VersionDetail]
 
 
@@ -105,6 +108,7 @@ async def describe_model(model: str, services: ServicesDep, principal: Principal
     return ModelDetail(
         name=entry.name,
         aliases=entry.aliases,
+        pending=dict(entry.pending),
         versions=[_detail(entry, version, services.cache) for version in entry.versions.values()],
     )
 

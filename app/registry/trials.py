@@ -39,7 +39,7 @@ _LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib")
 # What may come of a busy machine, and not of the version, is tried again after a while.
 _PASSING_SECONDS = 600.0
 _PASSING = frozenset({"trial_timeout", "trial_memory", "trial_crashed"})
-_CLOCK_FOR_CPU = 5
+_CLOCK_FOR_CPU = 2
 _LEAVE_SECONDS = 2.0
 
 

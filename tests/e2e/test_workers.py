@@ -237,17 +237,18 @@ def test_a_reload_under_load_brings_what_is_there_now_and_fails_no_request(model
 
 @pytest.mark.parametrize("estimator", [Deadly(), Hanging()], ids=["crashes", "hangs"])
 def test_a_reload_that_does_not_come_to_an_end_harms_nobody(models: Path, tmp_path: Path, estimator: Any) -> None:
-    """A model that ends the process which loads it, or keeps it for ever: the workers from before go on."""
+    """A model that ends the process which loads it is refused; while one keeps it, the workers from before go on."""
     with service(models, tmp_path) as server:
         before = workers(server)
         write_version(models, estimator, name="worse", **NUMBER)
         (models / "worse/aliases.json").write_text('{"champion": 1}')
         server.process.send_signal(signal.SIGHUP)
         if isinstance(estimator, Deadly):
-            assert server.wait_for_event("generation_ended")["code"] == 128 + signal.SIGSEGV
+            wait_until(lambda: len(server.events("generation_serves")) == 2)
+            assert server.wait_for_event("model_refused", model="worse", reason="trial_crashed")
         else:
             wait_until(lambda: len(server.events("generation_begins")) == 2)
-        assert workers(server) == before
+            assert workers(server) == before
         assert predict(server, 3).status_code == 200
         assert server.stop() == 0
 

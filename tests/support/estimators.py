@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import subprocess
 import sys
 import time
 import zlib
@@ -127,3 +128,44 @@ class Deadly(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: Any) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Looping(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Never comes to the end of being unpickled."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        while True:
+            pass
+
+
+class Leaving(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Ends the process that unpickles it as if all was well."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        os._exit(0)
+
+
+class Spawning(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Starts another process when it is unpickled, and hangs."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        subprocess.run(["sleep", "598"], check=False)
+
+
+class Oversized(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Wants ten gigabytes when it is unpickled."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0
+
+    def __setstate__(self, state: Any) -> None:
+        self.ballast_ = bytearray(10 << 30)

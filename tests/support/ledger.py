@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 import httpx2
@@ -27,6 +27,7 @@ class Ledger:
     def __init__(self) -> None:
         self.answered: list[UUID] = []
         self.statuses: Counter[int | str] = Counter()
+        self.told: Counter[tuple[int, Any]] = Counter()  # version and prediction
         self.slowest = 0.0
 
     def assert_matches(self, url: str, *, beside: int = 0) -> None:
@@ -73,7 +74,9 @@ def _call(url: str, ledger: Ledger, stop: threading.Event) -> None:
             ledger.slowest = max(ledger.slowest, time.perf_counter() - started)
             ledger.statuses[answer.status_code] += 1
             if answer.status_code == 200:
-                ledger.answered.append(UUID(answer.json()["id"]))
+                body = answer.json()
+                ledger.told[body["version"], body["prediction"]] += 1
+                ledger.answered.append(UUID(body["id"]))
 
 
 def rows_of(url: str) -> list[UUID]:

@@ -9,9 +9,11 @@ from typing import Any
 
 import joblib
 import numpy as np
+from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression
 
 from app.manifest import Artefact, Golden, GoldenRow, InputField, Manifest, Outputs, Versions
+from app.registry.aliases import ALIASES_FILE, write_aliases
 from tests.support.manifests import make_manifest
 
 X = InputField(name="x", dtype="float", minimum=0.0, maximum=20.0)
@@ -54,3 +56,18 @@ def write_classifier(root: Path, **changes: Any) -> Manifest:
 def one_golden(prediction: Any, **inputs: Any) -> Golden:
     """A golden row without probabilities."""
     return Golden(rows=(GoldenRow(inputs=inputs or {"x": 1.0}, prediction=prediction),))
+
+
+def write_constant(root: Path, version: int, *, ballast: int = 0, **changes: Any) -> Manifest:
+    """A version of `toy` that answers its own number, whatever it is asked, and has so many bytes of ballast."""
+    estimator = DummyRegressor(strategy="constant", constant=float(version)).fit([[0.0]], [0.0])
+    estimator.ballast_ = np.zeros(ballast, dtype=np.uint8)
+    golden = one_golden(float(version))
+    return write_version(
+        root, estimator, **{"version": version, "task": "regression", "outputs": NUMBER, "golden": golden, **changes}
+    )
+
+
+def point(root: Path, name: str = "toy", **aliases: int) -> None:
+    """Replace the model's aliases as a whole."""
+    write_aliases(root / name / ALIASES_FILE, aliases)
