@@ -1,0 +1,254 @@
+"""Versions that come and go under load: failed requests, answers that mix versions, latency, and memory afterwards.
+
+    python -m benchmarks.reloads [--reloads 100] [--quiet 20]
+
+Two workers serve the demo sentiment model at half of what they can do, all processes on the same cores. Again and again
+a new version is published, by turns of one recipe or the other, and the champion is moved to it; so each is tried,
+loaded by both workers, and let go when the next has come. A caller of its own compares every answer with what that very
+version answers by itself. Results go to `benchmarks/results/reloads.md`.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import click
+import httpx2
+
+from app.config import ModelSettings, Settings
+from app.registry.aliases import ALIASES_FILE, write_aliases
+from app.registry.loader import load_version
+from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
+from app.training.runs import train_missing
+from app.training.sentiment import RECIPE
+from benchmarks.load import require, write_script, wrk
+from benchmarks.open_loop import http_request
+from benchmarks.processes import pss_bytes
+from benchmarks.workers import family
+from tests.support.server import ROOT, Server, running_server
+
+RESULTS = ROOT / "benchmarks/results/reloads.md"
+CONNECTIONS = 64
+TEXTS = ("I love this product", "It broke after two days", "The picture is crisp", "Not what I had hoped for", "Fine")
+_PIECE_SECONDS = 5
+_TAKEN_SECONDS = 60
+_SETTLE_SECONDS = 15
+
+
+@dataclass
+class Checks:
+    """What the caller that compares has found."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    versions: Counter[int] = field(default_factory=Counter)
+    wrong: list[Any] = field(default_factory=list)
+
+
+@click.command()
+@click.option("--reloads", default=100, show_default=True, help="How many versions come.")
+@click.option("--quiet", default=20, show_default=True, help="Seconds of load before and after, for comparison.")
+def main(reloads: int, quiet: int) -> None:
+    """Measure, print, and write the table."""
+    require("wrk")
+    with tempfile.TemporaryDirectory(prefix="presage-bench-") as name:
+        page = _measure(Path(name), reloads, quiet)
+    click.echo(page)
+    RESULTS.write_text(page)
+
+
+def _measure(folder: Path, reloads: int, quiet: int) -> str:
+    models = folder / "models"
+    train_missing(Settings(models=ModelSettings(models_dir=models)), lambda line: click.echo(line, err=True), RECIPE)
+    expected = {version: _answers(models, version) for version in (1, 2)}
+    _point(models, 1)
+    settings = {"DEFAULT_MODEL": RECIPE.name, "WORKERS": "2", "LOG_FORMAT": "json", "CACHE": "off"}
+    settings["MODEL_TRIALS_DIR"] = f"{folder}/trials"
+    with running_server(models, folder / "server/log", settings, arguments=["--migrate"]) as server:
+        script = write_script(folder / "post.lua", [json.dumps({"inputs": {"text": text}}) for text in TEXTS])
+        url = f"{server.url}/v2/predict"
+        most = max(wrk(url, script, 3, connections=2 * CONNECTIONS, core=None)["rate"] for _ in range(2))
+        rate = most / 2
+        _publish(models, 3)  # the first reload imports what none before has needed
+        _taken(server, 3)
+        before = _loaded(server, rate, _for_seconds(quiet))
+        memory_before = _memory(server)
+        checks, seconds = Checks(), []
+
+        def reload_all() -> None:
+            for version in range(4, 4 + reloads):
+                seconds.append(_reload(server, models, version))
+                click.echo(f"  version {version} is served after {seconds[-1]:.1f} s", err=True)
+
+        during = _loaded(server, rate, reload_all, lambda stop: _check(server, expected, checks, stop))
+        after = _loaded(server, rate, _for_seconds(quiet))
+        memory_after = _memory(server)
+        taken = list(_seconds_until_taken(server))
+    rows = [("before", before), ("100 reloads" if reloads == 100 else f"{reloads} reloads", during), ("after", after)]
+    growth, sizes = memory_after / memory_before, [memory >> 20 for memory in (memory_before, memory_after)]
+    compared, statuses = sum(checks.statuses.values()), dict(checks.statuses)
+    lines: list[str] = [
+        f"p99 during the reloads ÷ before: **{during['p99'] / before['p99']:.1f}**",
+        f"memory of all processes (PSS), after ÷ before: **{growth:.3f}** ({sizes[0]:.0f} and {sizes[1]:.0f} MiB)",
+        f"answers compared: {compared:,} of {len(checks.versions)} versions, statuses {statuses}",
+        f"answers that were not their version's: **{len(checks.wrong)}**",
+        f"from publication to the first answer, trial included: median {median(seconds):.1f} s",
+        f"from the end of a trial until both workers answer: median {median(taken):.2f} s, most **{max(taken):.2f} s**",
+    ]
+    return "\n".join([_head(most, rate), *_table(rows), "", *(f"- {line}" for line in lines), ""])
+
+
+def _head(most: float, rate: float) -> str:
+    command = f"`python -m benchmarks.reloads`, Python {sys.version.split()[0]}, {os.cpu_count()} cores"
+    return (
+        f"# Versions that come and go under load\n\n{command}, {datetime.now(UTC):%Y-%m-%d}. The demo sentiment model, "
+        f"two workers, everything on; {rate:,.0f} requests/s, half of the {most:,.0f} that wrk gets, at a rate that "
+        "does not wait for answers. Load, trials and workers share the cores.\n"
+    )
+
+
+def _table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    lines = ["| | requests | failed | p50 ms | p99 ms |", "|---|---|---|---|---|"]
+    for name, found in rows:
+        failed = found["sent"] - found["answered"]
+        lines.append(f"| {name} | {found['sent']:,} | {failed} | {found['p50']:.2f} | {found['p99']:.2f} |")
+    return lines
+
+
+def _answers(models: Path, version: int) -> dict[str, Any]:
+    """What the version answers by itself."""
+    model = load_version(DirectorySource(models), RECIPE.name, version, Trust())
+    rows = [{"text": text} for text in TEXTS]
+    outcomes = model.pipeline.postprocess(model.runtime.predict(model.pipeline.preprocess(rows), len(rows)))
+    return dict(zip(TEXTS, [(o.value, o.probabilities) for o in outcomes], strict=True))
+
+
+def _publish(models: Path, version: int) -> None:
+    """A copy of one of the two recipes' versions under another number, which appears as a whole."""
+    source, hidden = models / RECIPE.name / str(_recipe(version)), models / RECIPE.name / f".{version}"
+    shutil.copytree(source, hidden)
+    manifest = json.loads((hidden / "manifest.json").read_bytes())
+    (hidden / "manifest.json").write_text(json.dumps({**manifest, "version": version}))
+    hidden.rename(models / RECIPE.name / str(version))
+    _point(models, version)
+
+
+def _recipe(version: int) -> int:
+    return 1 + (version + 1) % 2
+
+
+def _point(models: Path, version: int) -> None:
+    write_aliases(models / RECIPE.name / ALIASES_FILE, {"champion": version})
+
+
+def _reload(server: Server, models: Path, version: int) -> float:
+    started = time.monotonic()
+    _publish(models, version)
+    _taken(server, version)
+    shutil.rmtree(models / RECIPE.name / str(version - 1))
+    return time.monotonic() - started
+
+
+def _taken(server: Server, version: int) -> None:
+    """Both workers answer with it."""
+    deadline = time.monotonic() + _TAKEN_SECONDS
+    while sum(event["after"]["champion"] == version for event in server.events("aliases_moved")) < 2:
+        if time.monotonic() > deadline:
+            raise TimeoutError(server.output()[-5000:])
+        time.sleep(0.05)
+
+
+def _seconds_until_taken(server: Server) -> Sequence[float]:
+    moves: dict[int, datetime] = {}
+    for event in server.events("aliases_moved"):
+        moves[event["after"]["champion"]] = datetime.fromisoformat(event["timestamp"])
+    ended = {event["version"]: datetime.fromisoformat(event["timestamp"]) for event in server.events("trial_ended")}
+    return [(at - ended[version]).total_seconds() for version, at in moves.items() if version in ended]
+
+
+def _for_seconds(seconds: float) -> Callable[[], None]:
+    return lambda: time.sleep(seconds)
+
+
+def _loaded(
+    server: Server,
+    rate: float,
+    work: Callable[[], None],
+    beside: Callable[[threading.Event], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Figures of the load while that work is done, and what runs beside it."""
+    stop = threading.Event()
+    pieces: list[dict[str, Any]] = []
+
+    def offer() -> None:
+        while not stop.is_set():
+            pieces.append(_piece(server, rate, len(pieces)))
+
+    threads = [threading.Thread(target=offer), threading.Thread(target=beside, args=(stop,))]
+    for thread in threads:
+        thread.start()
+    try:
+        work()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    latencies = sorted(latency for piece in pieces for latency in piece["latencies"])
+    return {
+        "sent": sum(piece["sent"] for piece in pieces),
+        "answered": sum(piece["statuses"].get("200", 0) for piece in pieces),
+        "p50": latencies[len(latencies) // 2],
+        "p99": latencies[len(latencies) * 99 // 100],
+    }
+
+
+def _piece(server: Server, rate: float, seed: int) -> dict[str, Any]:
+    requests = [
+        http_request(server.port, "/v2/predict", json.dumps({"inputs": {"text": text}}).encode(), {}).decode()
+        for text in TEXTS
+    ]
+    order = {"port": server.port, "requests": requests, "rate": rate, "seconds": _PIECE_SECONDS}
+    order |= {"connections": CONNECTIONS, "seed": seed, "every_latency": True}
+    command = [sys.executable, "-m", "benchmarks.open_loop"]
+    ran = subprocess.run(command, input=json.dumps(order), capture_output=True, check=True, text=True, cwd=ROOT)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def _check(server: Server, expected: Mapping[int, Mapping[str, Any]], checks: Checks, stop: threading.Event) -> None:
+    """Ask one text after the other, and compare."""
+    with httpx2.Client(base_url=server.url, timeout=30) as client:
+        turn = 0
+        while not stop.wait(0.01):
+            text = TEXTS[turn % len(TEXTS)]
+            turn += 1
+            answer = client.post("/v2/predict", json={"inputs": {"text": text}})
+            checks.statuses[str(answer.status_code)] += 1
+            body = answer.json()
+            checks.versions[body["version"]] += 1
+            value, probabilities = expected[_recipe(body["version"])][text]
+            close = all(abs(body["probabilities"][label] - p) < 1e-6 for label, p in probabilities.items())
+            if body["prediction"] != value or not close:
+                checks.wrong.append(body)
+
+
+def _memory(server: Server) -> int:
+    """Bytes, once what the last version has left is given back, and no version is being tried."""
+    time.sleep(_SETTLE_SECONDS)
+    return sum(map(pss_bytes, family(server)))
+
+
+if __name__ == "__main__":
+    main()
