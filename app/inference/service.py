@@ -123,7 +123,14 @@ class PredictionService:
         self._sweeping = later(_SWEEP_SECONDS, self._sweep) if any(model in self._desks for model in gone) else None
 
     def _open(self, model: "LoadedModel") -> "_Desk":
-        desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
+        """The version's desk; where only its rules have changed, the one that it has had: an estimator has one lane."""
+        former = next((known for known in self._desks if known.runtime is model.runtime), None)
+        if former is not None:
+            desk = self._desks.pop(former)
+            desk.go_by(model, self._cache.of(model))
+        else:
+            desk = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
+        self._desks[model] = desk
         return desk
 
 
@@ -163,12 +170,18 @@ class _Desk:
         storage: StorageSettings,
         metrics: Metrics,
     ) -> None:
-        self._cache = cache
         self._log = prediction_log
-        self._recorder = Recorder(model.manifest, model.log_rules, hash_key(storage) if model.log_rules.hashes else b"")
+        self._storage = storage
+        self.go_by(model, cache)
         self.lane = Lane(model, metrics, self._record)
         self.tally = Tally(model.manifest, metrics)
         self._asking = 0
+
+    def go_by(self, model: "LoadedModel", cache: RowCache | None) -> None:
+        """Heed the model's rules for the log and the cache from now on."""
+        self._cache = cache
+        key = hash_key(self._storage) if model.log_rules.hashes else b""
+        self._recorder = Recorder(model.manifest, model.log_rules, key)
 
     @property
     def idle(self) -> bool:

@@ -77,7 +77,7 @@ def load_version(
     bound_numeric_threads()
     manifest = source.manifest(name, version)
     _check_libraries(manifest)
-    rules, cache_rules = _log_rules(source, manifest), source.cache_rules(name)
+    rules, cache_rules = read_rules(source, manifest)
     raw = source.artefact(name, version)
     if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
         raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
@@ -122,13 +122,16 @@ def assemble(manifest: Manifest, estimator: object, started: float) -> LoadedMod
     return LoadedModel(manifest, pipeline_for(manifest), runtime, runtime, time.perf_counter() - started)
 
 
-def _log_rules(source: DirectorySource, manifest: Manifest) -> LogRules:
-    """The model's rules; one for a field that there is not may be a typo that stores what should be dropped."""
+def read_rules(source: DirectorySource, manifest: Manifest) -> tuple[LogRules, CacheRules]:
+    """The model's rules for the log and the cache.
+
+    Raises VersionRefused, also for a field that there is not: it may be a typo that stores what should be dropped.
+    """
     rules = source.log_rules(manifest.name)
     unknown = sorted(rules.fields.keys() - {field.name for field in manifest.fields})
     if unknown:
         raise VersionRefused("log_rules_invalid", f"log.json names {unknown}, which are no fields of this version")
-    return rules
+    return rules, source.cache_rules(manifest.name)
 
 
 def _check_libraries(manifest: Manifest) -> None:

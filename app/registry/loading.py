@@ -68,6 +68,18 @@ class Loading:
         except VersionRefused as error:
             return self._refused(name, VersionEntry(version, "idle"), error.refusal)
 
+    def renewed(self, model: "LoadedModel") -> "LoadedModel":
+        """The model with the rules for log and cache as they are now; itself where they have not changed.
+
+        Raises VersionRefused when they cannot be read.
+        """
+        from app.registry.loader import read_rules  # noqa: PLC0415 -- imported by now
+
+        log_rules, cache_rules = read_rules(self.source, model.manifest)
+        if (log_rules, cache_rules) == (model.log_rules, model.cache_rules):
+            return model
+        return replace(model, log_rules=log_rules, cache_rules=cache_rules)
+
     def release(self, model: "LoadedModel") -> None:
         """It is not served any more."""
         labels = (model.name, str(model.version))

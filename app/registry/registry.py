@@ -25,7 +25,15 @@ import structlog
 
 from app.board import Board
 from app.config import ModelSettings
-from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, VersionBeingLoaded, VersionNotFound
+from app.errors import (
+    ModelNotFound,
+    ModelNotServing,
+    NotReady,
+    Refusal,
+    VersionBeingLoaded,
+    VersionNotFound,
+    VersionRefused,
+)
 from app.registry.entries import ModelEntry, VersionEntry
 from app.registry.loading import Loading
 from app.registry.reconcile import Wanted, merge_versions, read_wanted, reconcile
@@ -292,14 +300,17 @@ class ModelRegistry:
             return
         new = [n for n in numbers if known is None or n not in known.versions]
         entries = {n: self._loading.known(name, n) for n in new}
-        again = {n: v for n, v in known.versions.items() if n in numbers} if known else {}
         wanted = read_wanted(self.source, name)
         with self._changing:
             entry = self._models.get(name) or ModelEntry(name, {}, {})
+            again = {n: v for n, v in entry.versions.items() if n in numbers}
             on_disk = {n: self._reconsidered(name, v) for n, v in {**entries, **again}.items()}
             entry = merge_versions(replace(entry, versions={**entry.versions, **on_disk}), on_disk)
+            renewed = [n for n, v in again.items() if v.model is not on_disk[n].model]
             self._wanted[name] = wanted
             self._settle(entry)
+        if renewed:
+            log.info("rules_changed", model=name, versions=renewed)
 
     def _note_gone(self, name: str) -> None:
         with self._changing:
@@ -314,7 +325,15 @@ class ModelRegistry:
             self._note_change()
 
     def _reconsidered(self, name: str, version: VersionEntry) -> VersionEntry:
-        """One that was refused is thought over when its files have changed."""
+        """One that was refused is thought over when its files have changed; what is served goes by the rules of now."""
+        if version.model is not None:
+            try:
+                return replace(version, model=self._loading.renewed(version.model))
+            except VersionRefused as error:
+                log.error("rules_refused", model=name, reason=error.refusal.reason, detail=error.refusal.detail)
+                return version
+        if version.refusal is not None and "_rules_" in version.refusal.reason:
+            return self._loading.known(name, version.version)
         if version.state != "refused" or stamps(self.source.folder(name, version.version)) == version.stamps:
             return version
         return replace(self._loading.known(name, version.version), stamps=())

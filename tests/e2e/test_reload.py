@@ -1,5 +1,6 @@
 """Versions come and go while callers are served: nobody's request fails, and each answer is of one version."""
 
+import json
 import os
 import re
 import signal
@@ -179,3 +180,16 @@ def test_workers_share_their_models_again_once_nothing_changes(models: Path, tmp
             assert versions(server) == {2}
         assert server.stop() == 0
     assert_each_answer_is_of_one_version(ledger, tmp_path)
+
+
+def test_rules_for_the_log_are_heeded_from_then_on(models: Path, tmp_path: Path) -> None:
+    """What is to be dropped is dropped without a restart."""
+    with serving(models, tmp_path, 1) as server, server.client() as client:
+        assert client.post("/v2/predict", json={"inputs": {"x": 3}}).status_code == 200
+        (models / "toy/log.json").write_text('{"default": "drop"}')
+        server.wait_for_event("rules_changed")
+        assert client.post("/v2/predict", json={"inputs": {"x": 3}}).status_code == 200
+        assert server.stop() == 0
+    with closing(sqlite3.connect(tmp_path / "presage.db")) as database:
+        rows = database.execute("select inputs from predictions order by id").fetchall()
+    assert [json.loads(inputs) for (inputs,) in rows] == [{"x": 3}, {}]

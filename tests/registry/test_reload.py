@@ -256,3 +256,28 @@ async def test_changes_that_come_one_upon_another_end_with_the_last(root: Path) 
         await taken(registry)
         assert registry.resolve("toy", "champion").version == 1 + 59 % 7
         assert [n for n, v in registry.model("toy").versions.items() if v.model] == [1 + 59 % 7]
+
+
+@run
+async def test_rules_for_the_log_and_the_cache_are_heeded_as_they_change(root: Path) -> None:
+    """By the same estimator; rules that cannot be read change nothing, and refuse nothing that is served."""
+    write_constant(root, 1)
+    async with opened(root) as registry:
+        first = registry.resolve("toy", "champion")
+        (root / "toy/log.json").write_text('{"default": "drop"}')
+        (root / "toy/cache.json").write_text('{"cache": "off"}')
+        await taken(registry)
+        second = registry.resolve("toy", "champion")
+        assert (second.log_rules.default, second.cache_rules.cache) == ("drop", "off")
+        assert second.runtime is first.runtime
+        (root / "toy/log.json").write_text('{"fields": {"typo": "drop"}}')
+        await taken(registry)
+        assert registry.resolve("toy", "champion") is second
+        write_constant(root, 2)
+        await taken(registry)
+        refusal = registry.model("toy").versions[2].refusal
+        assert refusal is not None
+        assert refusal.reason == "log_rules_invalid"
+        (root / "toy/log.json").write_text("{}")
+        await taken(registry)
+        assert registry.resolve("toy", "champion").version == 2
