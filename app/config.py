@@ -194,7 +194,7 @@ class ModelSettings(_Group):
     model_trials: Literal["auto", "off"] = Field(
         "auto",
         description="`auto`: a version that was never loaded here is loaded in a process of its own first, where it "
-        "can do no harm ([releases.md](releases.md)); `off`: it is loaded at once.",
+        "can do no harm ([operations.md](operations.md#new-versions-and-moved-aliases)); `off`: it is loaded at once.",
     )
     model_trial_seconds: int = Field(
         60,
