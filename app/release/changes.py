@@ -41,7 +41,7 @@ from app.registry.aliases import (
 )
 from app.registry.registry import ModelRegistry
 from app.release.evidence import Evidence, Limits
-from app.release.notes import Note, has_notes, notes
+from app.release.notes import has_notes, notes, write_note
 from app.release.versions import Versions
 from app.storage import audit, queries
 from app.storage.audit import Entry
@@ -270,9 +270,8 @@ class Releases:
         database that is away prevents the change, and what fails after it is a change that its note remembers. With
         `at_once` nothing is asked of the database before the file is replaced.
         """
-        note = Note(self._folder(name), str(entry.id))
+        note = write_note(self._folder(name), entry, content)
         try:
-            note.write(entry, content)
             if at_once:
                 note.carry_out(file)
             with self._database.writing() as connection:

@@ -5,6 +5,7 @@ A change first lies beside the model in `.changes/`: the new content of the file
 with its `.next` it never happened; without it it did, and is to be recorded. The note goes when the database has it.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,15 +40,6 @@ class Note:
         except ValidationError:
             raise ValueError(f"{self._path('json')} is no note of a change") from None
 
-    def write(self, entry: Entry, content: bytes) -> None:
-        """Put a change that is to be on disk."""
-        self._path("json").parent.mkdir(exist_ok=True)
-        _write(self._path("next"), content)
-        # Whole or not at all: half an entry would be a change without a record.
-        _write(self._path("partial"), _entry.dump_json(entry))
-        self._path("partial").replace(self._path("json"))
-        _sync(self.folder / FOLDER)
-
     def carry_out(self, file: str) -> None:
         """Replace the model's file."""
         self._path("next").replace(self.folder / file)
@@ -60,6 +52,25 @@ class Note:
 
     def _path(self, ending: str) -> Path:
         return self.folder / FOLDER / f"{self.stem}.{ending}"
+
+
+def write_note(folder: Path, entry: Entry, content: bytes) -> Note:
+    """Put a change that is to be on disk; or leave nothing of it, where that cannot be written."""
+    place, stem = folder / FOLDER, str(entry.id)
+    partial = place / f"{stem}.partial"
+    try:
+        place.mkdir(exist_ok=True)
+        _write(place / f"{stem}.next", content)
+        # Whole or not at all: half an entry would be a change without a record.
+        _write(partial, _entry.dump_json(entry))
+        partial.replace(place / f"{stem}.json")
+        _sync(place)
+    except OSError:
+        for ending in ("json", "partial", "next"):
+            with contextlib.suppress(OSError):
+                (place / f"{stem}.{ending}").unlink()
+        raise
+    return Note(folder, stem)
 
 
 def notes(folder: Path) -> Iterator[Note]:
