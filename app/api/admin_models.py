@@ -148,7 +148,7 @@ class PromotionsOut(BaseModel):
     """Changes of the champion, newest first."""
 
     promotions: list[PromotionOut]
-    next: str | None = Field(None, description="The `cursor` of the next page; absent at the end.")
+    next: str | None = Field(None, description="The `cursor` of the next page; null at the end.")
 
 
 class EntryOut(BaseModel):
@@ -167,7 +167,7 @@ class AuditOut(BaseModel):
     """Changes, newest first."""
 
     entries: list[EntryOut]
-    next: str | None = Field(None, description="The `cursor` of the next page; absent at the end.")
+    next: str | None = Field(None, description="The `cursor` of the next page; null at the end.")
 
 
 class AuditQuery(BaseModel):
@@ -275,7 +275,6 @@ async def rollback(model: Model, asked: RollbackIn, services: ServicesDep, princ
 
 @_without_body.get(
     "/models/{model}/promotions",
-    response_model_exclude_none=True,
     responses=_responses(ModelNotFound),
     openapi_extra=_NEEDS,
 )
@@ -287,7 +286,7 @@ async def list_promotions(model: Model, asked: Annotated[AuditQuery, Query()], s
     return PromotionsOut(promotions=[_promotion(entry) for entry in page.entries], next=_next(page))
 
 
-@_without_body.get("/audit", response_model_exclude_none=True, responses=_responses(), openapi_extra=_NEEDS)
+@_without_body.get("/audit", responses=_responses(), openapi_extra=_NEEDS)
 async def list_audit(asked: Annotated[WholeAuditQuery, Query()], services: ServicesDep) -> AuditOut:
     """List who changed what, newest first."""
     page = await _page(services, asked, subject=asked.subject, actions=(asked.action,) if asked.action else ())
