@@ -26,6 +26,12 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     │   ├── MethodNotAllowed           405     method_not_allowed
     │   ├── RequestTimeout             408     request_timeout
     │   ├── ClientExists               409     client_exists
+    │   ├── ReleaseRefused             409     release_refused
+    │   │   ├── AliasProtected         409     alias_protected
+    │   │   ├── ChampionChanged        409     champion_changed
+    │   │   ├── NothingToRollBack      409     nothing_to_roll_back
+    │   │   ├── PromotionRefused       409     promotion_refused
+    │   │   └── VersionUnusable        409     version_unusable
     │   ├── BodyTooLarge               413     body_too_large
     │   ├── TooManyRows                413     too_many_rows
     │   ├── BatchExceedsPlan           413     batch_exceeds_plan
@@ -42,6 +48,7 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
         │   └── VersionBeingLoaded     503     not_ready; whoever waits until it is loaded may ask again
         ├── ModelNotServing            503     model_not_serving
         ├── LogUnavailable             503     log_unavailable
+        ├── ModelsUnwritable           503     models_unwritable
         ├── StorageUnavailable         503     storage_unavailable
         ├── DeadlineExceeded           504     deadline_exceeded
         └── Overloaded                 503     overloaded
@@ -253,6 +260,49 @@ class ClientExists(RequestRefused):
     title = "The client exists"
 
 
+class ReleaseRefused(RequestRefused):
+    """What a model's names stand for stays as it is: the change would not be sound."""
+
+    status = 409
+    code = "release_refused"
+    title = "The change is refused"
+
+
+class AliasProtected(ReleaseRefused):
+    """The champion changes by a promotion or a rollback, and is never taken away."""
+
+    code = "alias_protected"
+    title = "The alias is not set by hand"
+
+
+class ChampionChanged(ReleaseRefused):
+    """Somebody else changed the champion while the evidence for this promotion was gathered."""
+
+    code = "champion_changed"
+    title = "The champion is another one by now"
+
+
+class NothingToRollBack(ReleaseRefused):
+    """No previous champion is known."""
+
+    code = "nothing_to_roll_back"
+    title = "There is nothing to roll back to"
+
+
+class PromotionRefused(ReleaseRefused):
+    """The evidence speaks against the candidate; it comes with the answer."""
+
+    code = "promotion_refused"
+    title = "The promotion is refused"
+
+
+class VersionUnusable(ReleaseRefused):
+    """The version exists on disk and would not be served."""
+
+    code = "version_unusable"
+    title = "The version cannot be served"
+
+
 class MethodNotAllowed(RequestRefused):
     """The path exists, for other methods."""
 
@@ -389,6 +439,13 @@ class LogUnavailable(Unavailable):
 
     code = "log_unavailable"
     title = "The prediction log is unavailable"
+
+
+class ModelsUnwritable(Unavailable):
+    """The folder of models cannot be written here; what is served stays as it is."""
+
+    code = "models_unwritable"
+    title = "The models cannot be changed"
 
 
 class StorageUnavailable(Unavailable):

@@ -13,7 +13,7 @@ from prometheus_fastapi_instrumentator.metrics import Info
 from starlette.types import Receive, Scope, Send
 
 from app import __version__
-from app.api import admin, catalog, feedback, health, oauth, openapi, predictions, usage, v1, v2
+from app.api import admin, admin_models, catalog, feedback, health, oauth, openapi, predictions, usage, v1, v2
 from app.api.access import PUBLIC, needs
 from app.api.exchange import ShortWay
 from app.api.exposition import add_exposition
@@ -39,6 +39,7 @@ _TAGS = [
     {"name": "prediction log", "description": "What was answered, and what turned out to be true."},
     {"name": "access", "description": "Tokens, and what is left of a plan."},
     {"name": "administration", "description": "Clients, their keys and tokens."},
+    {"name": "releases", "description": "Which versions of a model answer, since when, and on which evidence."},
     {"name": "health", "description": "For probes and balancers."},
 ]
 
@@ -119,7 +120,7 @@ def create_app(settings: Settings | None = None, inheritance: Inheritance | None
     )
     app.settings = settings
     app.state.metrics = metrics
-    for part in (v1, v2, catalog, predictions, feedback, oauth, usage, admin, health):
+    for part in (v1, v2, catalog, predictions, feedback, oauth, usage, admin, admin_models, health):
         app.include_router(part.router)
     if settings.place.docs_exposure != "off":
         add_docs_page(app, _ACCESS[settings.place.docs_exposure])

@@ -17,6 +17,8 @@ from app.limits.columns import Columns
 from app.limits.limiter import RateLimits
 from app.registry.registry import ModelRegistry
 from app.registry.sources import DirectorySource
+from app.release.changes import Releases
+from app.release.settling import Settling
 from app.storage.database import Database
 from app.storage.prediction_log import PredictionLog
 from app.telemetry.metrics import Metrics
@@ -39,6 +41,7 @@ class Services:
     clients: Clients
     passwords: Passwords
     limits: RateLimits
+    releases: Releases
     board: Board | None = None
 
 
@@ -88,6 +91,8 @@ async def open_services(
         predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))
         directory = await enter(Directory(database))
         production = settings.place.production
+        releases = Releases(settings.models, database, registry)
+        await enter(Settling(releases))
         yield Services(
             settings,
             metrics,
@@ -101,5 +106,6 @@ async def open_services(
             clients=Clients(database),
             passwords=stack.enter_context(Passwords()),
             limits=limits,
+            releases=releases,
             board=board,
         )

@@ -3,11 +3,14 @@
 `UPDATE_DOCS=1 pytest tests/test_docs.py` writes what the commands answer into the documents.
 """
 
+import csv
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from tests.support.server import ROOT, Server, clean_environment, running_server
 from tests.support.tokens import SECRET, token
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CORPUS = ROOT / "app/training/corpora/sentiment.csv"
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _MASKS = (
     (re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}"), "<uuid>"),
@@ -26,6 +30,10 @@ _MASKS = (
     (re.compile(r'("pending_bytes": ?)\d+'), r"\1<bytes>"),
     (re.compile(r"^date: .*$", re.MULTILINE), "date: <date>"),
     (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
+    (re.compile(r"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "<time>"),
+    (re.compile(r"[\d.]+( ms for \d+ \(champion )[\d.]+"), r"<time>\1<time>"),
+    (re.compile(r"[\d,]+ of [\d,]+ labels equal"), "<count> labels equal"),
+    (re.compile(r"\bcli:\w+"), "cli:<user>"),
     (re.compile(r"(\d\.\d{4})\d+(e-\d+)?"), r"\1"),
     (re.compile(r"\b[\d.]+ [KM]iB"), "<size>"),
     (re.compile(r" +"), " "),
@@ -34,22 +42,35 @@ _MASKS = (
 
 
 @pytest.fixture(scope="module")
-def demo_server(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the models that `make run` would train."""
-    log = tmp_path_factory.mktemp("docs") / "log"
+def demo_copy(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo models, for commands that change what their names stand for."""
+    copied: Path = shutil.copytree(demo_models, tmp_path_factory.mktemp("docs") / "models")
+    return copied
+
+
+@pytest.fixture(scope="module")
+def demo_server(demo_copy: Path) -> Iterator[Server]:
+    """A server with the models that `make run` would train, which commands may change, and some traffic on record."""
+    log = demo_copy.parent / "log"
     environment = {"AUTH_MODE": "jwt", "JWT_SECRET": SECRET, "RATE_LIMIT": "60000/minute"}
-    with running_server(demo_models, log, environment, arguments=["--migrate"]) as started:
+    with running_server(demo_copy, log, environment, arguments=["--migrate"]) as started, started.client() as client:
+        client.headers["authorization"] = f"Bearer {token(sub='visitor').decode()}"
+        with CORPUS.open() as file:
+            texts = [row["text"] for row in islice(csv.DictReader(file), 0, 3_600, 12)]
+        answer = client.post("/v2/batch/sentiment", json={"inputs": [{"text": text} for text in texts]})
+        last = answer.json()["results"][-1]["id"]
+        client.get(f"/v2/predictions/{last}").raise_for_status()  # which waits until the database has it
         yield started
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
-def test_every_command_answers_what_the_document_says(document: Path, demo_server: Server, demo_models: Path) -> None:
+def test_every_command_answers_what_the_document_says(document: Path, demo_server: Server, demo_copy: Path) -> None:
     """But for ids, times and last digits."""
     text = document.read_text()
 
     def run_block(match: re.Match[str]) -> str:
         commands = [line[2:] for line in match[1].splitlines() if line.startswith("$ ")]
-        outputs = (f"$ {command}\n{_run(command, demo_server, demo_models)}" for command in commands)
+        outputs = (f"$ {command}\n{_run(command, demo_server, demo_copy)}" for command in commands)
         return "```console\n" + "".join(outputs) + "```"
 
     answered = _BLOCK.sub(run_block, text)
@@ -85,7 +106,13 @@ def _run(command: str, server: Server, models: Path) -> str:
     line = command.replace("localhost:8000", f"127.0.0.1:{server.port}").replace(
         "python -m app", f"{sys.executable} -m app"
     )
-    environment = clean_environment(MODELS_DIR=str(models), TOKEN=token(sub="me").decode())
+    environment = clean_environment(
+        MODELS_DIR=str(models),
+        DATABASE_URL=f"sqlite:///{server.log.parent}/presage.db",
+        JOURNAL_DIR=f"{server.log.parent}/journal",
+        TOKEN=token(sub="me").decode(),
+        ADMIN=token(sub="ann", scope="admin").decode(),
+    )
     ended = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, env=environment, capture_output=True, text=True, check=True, timeout=60
     )

@@ -17,7 +17,7 @@ SCOPES = {
     "predict": "Predict with every model, and read of one's own predictions and of the models.",
     "feedback": "Say what turned out to be true.",
     "read": "Read everybody's predictions, the whole catalog, and the metrics where they are guarded.",
-    "admin": "Register and change clients, keys and tokens.",
+    "admin": "Register and change clients, keys and tokens, and decide which versions of models answer.",
 }
 
 

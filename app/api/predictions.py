@@ -73,6 +73,9 @@ def _check_cursor(cursor: str) -> str:
     return cursor
 
 
+Cursor = Annotated[str, AfterValidator(_check_cursor)]
+
+
 class PageQuery(BaseModel):
     """Which predictions. Every page of one question has the same parameters, but for the cursor."""
 
@@ -88,7 +91,7 @@ class PageQuery(BaseModel):
     )
     failed: bool | None = Field(None, description="Only those on which the model failed, or only the others.")
     size: int = Field(50, ge=1, le=500)
-    cursor: Annotated[str, AfterValidator(_check_cursor)] | None = Field(
+    cursor: Cursor | None = Field(
         None,
         description="The `next` of the page before; pages stay apart however much is added meanwhile.",
         json_schema_extra={"pattern": CURSOR},

@@ -8,7 +8,7 @@ from app import __version__
 from app.cli.lazy import lazy_group
 from app.errors import OperatorError
 
-_COMMANDS = ("clients", "compile", "log", "migrate", "models", "serve", "token", "train")
+_COMMANDS = ("clients", "compile", "log", "migrate", "models", "replay", "serve", "token", "train")
 _PLACES = {name: f"app.cli.{name}:{name}" for name in _COMMANDS}
 
 

@@ -1,16 +1,17 @@
 """`log`: what operators do with the prediction log."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, get_args
 
 import click
 
+from app.cli.instants import Time
 from app.cli.log_journal import bring_in, drain, lag, verify
+from app.cli.progress import Progress
 from app.config import Settings, read_settings
 from app.errors import OperatorError, StorageUnavailable, VersionRefused
 from app.registry.sources import DirectorySource
@@ -18,27 +19,11 @@ from app.storage import queries
 from app.storage.database import Database
 from app.storage.drain import DEAD_LETTERS
 from app.storage.exports import Format, opened
-from app.storage.ids import milliseconds_of
 from app.storage.inspection import forget_dead_letters
 from app.storage.retention import erase_subject, expire
 from app.telemetry.logs import configure_logs
 
 _OPERATOR = "operator"
-_BAR_WIDTH = 30
-_PROGRESS_SECONDS = 0.2
-
-
-class _Time(click.ParamType[datetime]):
-    """A time in ISO 8601; without a zone it is UTC, and without an hour midnight."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        try:
-            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        except ValueError:
-            self.fail("write a time as 2026-01-31 or 2026-01-31T12:00:00Z", param, ctx)
-        return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
 @click.group()
@@ -55,8 +40,8 @@ for _command in (lag, verify, drain):
 
 @log.command()
 @click.option("--format", "kind", type=click.Choice(get_args(Format)), default="jsonl", show_default=True)
-@click.option("--since", type=_Time(), help="Made at this time or later.")
-@click.option("--until", type=_Time(), help="Made before this time.")
+@click.option("--since", type=Time(), help="Made at this time or later.")
+@click.option("--until", type=Time(), help="Made before this time.")
 @click.option("--model", help="Only this model's.")
 @click.option("--version", type=click.IntRange(1), help="Only this version's.")
 @click.option("--label", help="Only where this label was predicted.")
@@ -88,7 +73,7 @@ def export(
             with database.reading() as connection:  # one for each step: no transaction lasts as long as the export
                 return queries.on(connection)(statement)
 
-        bar = _Progress(queries.span(run, filters) if shown else None)
+        bar = Progress(queries.span(run, filters) if shown else None)
         for prediction in queries.export(run, filters):
             write(prediction)
             bar.advance(prediction)
@@ -162,32 +147,3 @@ def _target(output: Path | None) -> Iterator[BinaryIO]:
         raise OperatorError(f"{output}: {error.strerror}") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-class _Progress:
-    """How far along in time the export is, between the first prediction and the last; nothing is counted for it."""
-
-    def __init__(self, span: tuple[Any, Any] | None) -> None:
-        self._shown = span is not None
-        self._first, self._last = (milliseconds_of(identifier) for identifier in span) if span else (0, 0)
-        self._rows = 0
-        self._next = time.monotonic()
-
-    def advance(self, prediction: queries.LoggedPrediction) -> None:
-        """One more was written."""
-        self._rows += 1
-        if self._shown and self._rows % 256 == 0 and time.monotonic() >= self._next:
-            self._next = time.monotonic() + _PROGRESS_SECONDS
-            length = max(1, self._last - self._first)
-            self._show(min(1.0, (milliseconds_of(prediction.id) - self._first) / length))
-
-    def finish(self) -> None:
-        """All were."""
-        if self._shown:
-            self._show(1.0)
-            click.echo(err=True)
-
-    def _show(self, share: float) -> None:
-        done = round(share * _BAR_WIDTH)
-        bar = "#" * done + "-" * (_BAR_WIDTH - done)
-        click.echo(f"\r[{bar}] {share:4.0%}  {self._rows:,} predictions", err=True, nl=False)

@@ -59,5 +59,10 @@ def changing_model(folder: Path) -> Iterator[None]:
 def write_aliases(path: Path, aliases: Aliases) -> None:
     """Replace the file as a whole: a reader sees the old aliases or the new ones."""
     partial = path.with_name(f".{path.name}.{uuid4().hex}")
-    partial.write_bytes(_document.dump_json(dict(sorted(aliases.items())), indent=2) + b"\n")
+    partial.write_bytes(aliases_document(aliases))
     partial.replace(path)
+
+
+def aliases_document(aliases: Aliases) -> bytes:
+    """The content of the file."""
+    return _document.dump_json(dict(sorted(aliases.items())), indent=2) + b"\n"

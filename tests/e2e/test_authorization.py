@@ -62,6 +62,14 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("POST", "/admin/clients/{name}/keys"): ADMIN,
     ("DELETE", "/admin/keys/{key_id}"): ADMIN,
     ("POST", "/admin/revocations"): ADMIN,
+    ("GET", "/admin/models"): ADMIN,
+    ("PUT", "/admin/models/{model}/aliases/{alias}"): ADMIN,
+    ("DELETE", "/admin/models/{model}/aliases/{alias}"): ADMIN,
+    ("PUT", "/admin/models/{model}/traffic"): ADMIN,
+    ("POST", "/admin/models/{model}/promote"): ADMIN,
+    ("POST", "/admin/models/{model}/rollback"): ADMIN,
+    ("GET", "/admin/models/{model}/promotions"): ADMIN,
+    ("GET", "/admin/audit"): ADMIN,
     ("GET", "/health/live"): EVERYBODY,
     ("HEAD", "/health/live"): EVERYBODY,
     ("GET", "/health/ready"): EVERYBODY,
@@ -78,6 +86,7 @@ ARGUMENTS = {
     "{prediction_id}": "01890a5d-ac96-774b-bcce-b302099a8057",
     "{name}": "somebody",
     "{key_id}": "aaaaaaaaaaaa",
+    "{alias}": "nobody",
 }
 
 

@@ -4,7 +4,14 @@ import click
 
 from app.cli.lazy import lazy_group
 
-_PLACES = {"list": "app.cli.models.listing:list_models"}
+_PLACES = {
+    "list": "app.cli.models.listing:list_models",
+    "alias": "app.cli.models.aliases:alias",
+    "traffic": "app.cli.models.aliases:traffic",
+    "promote": "app.cli.models.release:promote",
+    "rollback": "app.cli.models.release:rollback",
+    "history": "app.cli.models.release:history",
+}
 
 
 @click.group(cls=lazy_group(_PLACES), invoke_without_command=True)
