@@ -10,11 +10,13 @@ from pydantic import SecretStr
 from app.api.admin_models import AuditOut, ChangeOut, ModelsOut, PromotionsOut
 from app.config import AuthSettings, ModelSettings, Settings, StorageSettings
 from app.registry.aliases import Aliases, read_aliases, write_aliases
+from app.release.changes import Releases
 from app.release.evidence import Evidence
+from app.storage.database import Database
 from app.storage.migrations import upgrade
 from tests.support.asgi import UNLIMITED, Answer, InProcess, in_process
 from tests.support.postgres import running_postgres
-from tests.support.releases import MODULES, answered, fill, load, write_pair, write_threshold
+from tests.support.releases import MODULES, answered, fill, load, settings, write_pair, write_threshold
 from tests.support.tokens import SECRET, token
 
 
@@ -212,6 +214,17 @@ def test_the_audit_is_read_in_pages_and_by_subject(administration: Administratio
     assert (client["action"], client["principal"]) == ("client.add", "root")
     for wrong in ("size=0", "cursor=x", "subject=%00", "canary=1"):
         assert administration.ask("GET", "/audit", query=wrong).status == 422
+
+
+def test_what_was_carried_out_is_on_record_when_it_is_looked_for(administration: Administration) -> None:
+    """A rollback of a moment ago, which could not be recorded."""
+    write_aliases(administration.file, {"champion": 2, "previous": 1})
+    root = administration.file.parents[1]
+    nowhere = StorageSettings(database_url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"))
+    with Database(nowhere) as away:
+        assert not Releases(settings(root), away).rollback("toy", by="somebody at night").recorded
+    newest = administration.ask("GET", "/models/toy/promotions", query="size=1").json()["promotions"][0]
+    assert (newest["principal"], newest["champion"]) == ("somebody at night", 1)
 
 
 def test_without_the_database_only_a_rollback_is_carried_out(tmp_path: Path) -> None:
