@@ -40,6 +40,7 @@ class Services:
     passwords: Passwords
     limits: RateLimits
     board: Board | None = None
+    snapshots: Snapshots | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,4 +100,5 @@ async def open_services(
             passwords=stack.enter_context(Passwords()),
             limits=limits,
             board=board,
+            snapshots=inheritance.snapshots if inheritance else None,
         )

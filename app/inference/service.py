@@ -13,7 +13,9 @@ from app.inference.cache import PredictionCache, RowCache
 from app.inference.execution import Outcome
 from app.inference.identifiers import new_ids
 from app.inference.lane import Lane
+from app.inference.shadow import Shadows
 from app.inference.tally import Tally
+from app.inference.traffic import Traffic
 from app.inference.turns import Part, Terms
 from app.pipelines.base import Row
 from app.registry.registry import ModelRegistry
@@ -62,12 +64,15 @@ class PredictionService:
         self._log = prediction_log
         self._storage = storage
         self._metrics = metrics
+        self.traffic = Traffic(registry, metrics)
+        self._shadows = Shadows(registry, metrics)
         self._desks: dict[LoadedModel, _Desk] = {}
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._shadows.close()
         for desk in self._desks.values():
             desk.lane.close()
 
@@ -105,7 +110,8 @@ class PredictionService:
         desk.lane.ask(ids, rows, terms, _Awaiting(model, desk.tally, ids, told))
 
     def _open(self, model: "LoadedModel") -> "_Desk":
-        desk = self._desks[model] = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
+        cache = self._cache.of(model)
+        desk = self._desks[model] = _Desk(model, cache, self._log, self._storage, self._metrics, self._shadows)
         return desk
 
 
@@ -144,11 +150,14 @@ class _Desk:
         prediction_log: PredictionLog,
         storage: StorageSettings,
         metrics: Metrics,
+        shadows: Shadows,
     ) -> None:
+        self._model = model
         self._cache = cache
         self._log = prediction_log
+        self._shadows = shadows
         self._recorder = Recorder(model.manifest, model.log_rules, hash_key(storage) if model.log_rules.hashes else b"")
-        self.lane = Lane(model, metrics, self._record)
+        self.lane = Lane(model, metrics, self._note)
         self.tally = Tally(model.manifest, metrics)
 
     def predict(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms) -> Awaitable[list[Outcome]]:
@@ -179,10 +188,15 @@ class _Desk:
             if start + _RECORDED_AT_ONCE < len(found):
                 await asyncio.sleep(0)  # others have the event loop
 
+    def _note(self, parts: Sequence[Part], outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Put a slice on record, and have the shadow try it where there is one. Raises LogUnavailable."""
+        if self._log.policy != "off":
+            self._record(parts, outcomes)
+        if (trial := self._shadows.of(self._model)) is not None:
+            trial.offer(self._model, parts, outcomes, seconds)
+
     def _record(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
         """Put a slice on record with one write, except for what nobody waits for any more. Raises LogUnavailable."""
-        if self._log.policy == "off":
-            return
         now, at = time.perf_counter(), timestamp()
         lines: list[bytes] = []
         end = 0

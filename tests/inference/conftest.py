@@ -57,7 +57,7 @@ def open_desk(model: LoadedModel) -> Iterator[Desk]:
     metrics = Metrics()
     recorded: list[float] = []
 
-    def record(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+    def record(parts: Sequence[Part], outcomes: Sequence[Outcome], _: float) -> None:
         recorded.extend(row["x"] for part in parts for row in part.call.rows[part.start : part.stop])
         assert sum(part.stop - part.start for part in parts) == len(outcomes)
 
