@@ -1,6 +1,6 @@
 """What tests of lanes share: models that misbehave, and a lane whose records are kept in a list."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from app.inference.turns import Part, Terms
 from app.manifest import Outputs
 from app.pipelines.base import Prediction
 from app.registry.loader import LoadedModel, load_version
+from app.registry.registry import ModelEntry
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
 from app.storage.records import Origin
@@ -44,6 +45,19 @@ class Desk:
     async def values(self, numbers: Sequence[float], **terms: Any) -> list[Any]:
         """The value of each row, or the code of its error."""
         return plain(await self.ask(numbers, **terms))
+
+
+@dataclass
+class Book:
+    """What a registry knows, to be rewritten as a reload would do it."""
+
+    generation: int = 0
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+
+    def write(self, entry: ModelEntry) -> None:
+        """This is all there is from now on."""
+        self.models = {entry.name: entry}
+        self.generation += 1
 
 
 def plain(outcomes: Sequence[Outcome]) -> list[Any]:
