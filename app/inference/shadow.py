@@ -96,15 +96,23 @@ class Shadows:
             if shadow is None:
                 continue
             known = before.get(name)
-            trial = before.pop(name) if known is not None and known.shadow is shadow else Trial(shadow, self._metrics)
+            trial = before.pop(name) if known is not None and known.shadow is shadow else self._begin(shadow)
             trial.adopt(entry)
             self._trials[name] = trial
         for trial in before.values():
-            trial.close()
-            self._leaving.append(trial)
+            self._end(trial)
         self._notices.update(wanted, {name for name, trial in self._trials.items() if trial.hung})
         if self._timer is None and (self._trials or self._leaving):
             self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+
+    def _begin(self, shadow: "LoadedModel") -> "Trial":
+        log.info("shadow_began", model=shadow.name, version=shadow.version)
+        return Trial(shadow, self._metrics)
+
+    def _end(self, trial: "Trial") -> None:
+        log.info("shadow_ended", model=trial.shadow.name, version=trial.shadow.version)
+        trial.close()
+        self._leaving.append(trial)
 
     def _look(self) -> None:
         """Once a second: has anything changed while nobody asked, does a shadow hang, and has the last one ended."""

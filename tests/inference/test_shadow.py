@@ -275,7 +275,7 @@ def test_one_that_raises_is_counted(numbers: list[LoadedModel]) -> None:
 
     with capture_logs() as logs:
         assert asyncio.run(play()) == {"agreed": 3, "failed": 2}
-    assert [line["event"] for line in logs] == ["shadow_failed"]
+    assert [line["event"] for line in logs] == ["shadow_began", "shadow_failed"]
 
 
 def test_what_waits_is_bounded(numbers: list[LoadedModel]) -> None:
