@@ -212,6 +212,18 @@ def test_what_there_is_not_is_not_compared(split_app: InProcess) -> None:
     assert split_app.request("GET", "/v2/catalog/nothing/comparison").status == 404
 
 
+def test_the_document_says_that_callers_are_split(split_app: InProcess) -> None:
+    """What answers without a version has no single name any more."""
+    paths = split_app.request("GET", "/openapi.json").json()["paths"]
+
+    def version(model: str) -> Any:
+        return next(p for p in paths[f"/v2/predict/{model}"]["post"]["parameters"] if p["name"] == "version")
+
+    assert "default" not in version("w50")["schema"]
+    assert "the challenger" in version("w50")["description"]
+    assert version("shadowed")["schema"]["default"] == "champion"
+
+
 def _compare(app: InProcess, model: str) -> Any:
     answer = app.request("GET", f"/v2/catalog/{model}/comparison")
     assert answer.status == 200, answer.body
