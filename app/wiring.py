@@ -43,6 +43,7 @@ class Services:
     limits: RateLimits
     releases: Releases
     board: Board | None = None
+    snapshots: Snapshots | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,4 +109,5 @@ async def open_services(
             limits=limits,
             releases=releases,
             board=board,
+            snapshots=inheritance.snapshots if inheritance else None,
         )

@@ -1,5 +1,7 @@
 """The catalog: which models there are, what they take and give, how good they are, and who they are for."""
 
+import asyncio
+import contextlib
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +10,17 @@ from pydantic import BaseModel, Field
 
 from app.api.access import needs
 from app.api.deps import PrincipalDep, ServicesDep
+from app.api.offload import on_thread
 from app.api.problems import REFUSALS, problems
 from app.auth.principal import Principal
-from app.errors import Forbidden, ModelNotFound
+from app.errors import Forbidden, ModelNotFound, StorageUnavailable
 from app.inference.cache import CacheUse, PredictionCache
 from app.manifest import Card, Evaluation, InputField, Outputs, Task
 from app.registry.aliases import CHAMPION
 from app.registry.entries import ModelEntry, State, VersionEntry
+from app.release.comparison import Comparison, Split, compare, judge
+from app.storage import queries
+from app.wiring import Services
 
 if TYPE_CHECKING:
     from app.runtimes.compile import Form
@@ -111,6 +117,42 @@ async def describe_model(model: str, services: ServicesDep, principal: Principal
         pending=dict(entry.pending),
         versions=[_detail(entry, version, services.cache) for version in entry.versions.values()],
     )
+
+
+@router.get(
+    "/{model}/comparison",
+    response_model_exclude_none=True,
+    responses=problems(ModelNotFound, *REFUSALS),
+    openapi_extra=_NEEDS,
+)
+async def compare_versions(model: str, services: ServicesDep, principal: PrincipalDep) -> Comparison:
+    """Compare the challenger and the shadow of a model with its champion, by what all workers have counted."""
+    if not _sees(principal, model):
+        raise Forbidden("this needs the scope read, or predict for this model")
+    entry = services.registry.model(model)
+    if services.snapshots is not None:
+        await services.snapshots.refresh()
+    # Milliseconds, for which predictions need not wait.
+    families = await asyncio.to_thread((services.snapshots or services.metrics).families)
+    comparison = compare(entry, families)
+    if comparison.challenger is not None:
+        await _add_accuracy(comparison.challenger, entry, services)
+    return comparison
+
+
+async def _add_accuracy(split: Split, entry: ModelEntry, services: Services) -> None:
+    """How good both arms turned out to be, where the database is there and knows."""
+
+    def read() -> None:
+        with services.database.reading() as connection:
+            for arm in filter(None, (split.champion, split.challenger)):
+                version = entry.versions.get(arm.version)
+                if version is not None and version.manifest is not None:
+                    judged = queries.judged(queries.on(connection), entry.name, arm.version)
+                    arm.accuracy = judge(judged, regression=version.manifest.task == "regression")
+
+    with contextlib.suppress(StorageUnavailable):  # the other figures do not need it
+        await on_thread(read)
 
 
 def _sees(principal: Principal, model: str) -> bool:

@@ -18,7 +18,7 @@ from app.config import InferenceSettings, Settings
 from app.errors import DeadlineExceeded
 from app.manifest import Manifest
 from app.pipelines.base import Wrap, schema_name
-from app.registry.aliases import CHAMPION
+from app.registry.aliases import CHALLENGER, CHAMPION
 from app.registry.entries import ModelEntry
 
 if TYPE_CHECKING:
@@ -134,13 +134,12 @@ def _schemas_of(adapter: TypeAdapter[Any], name: str) -> Document:
 def _version_parameter(entry: ModelEntry) -> Document:
     served = [str(v) for v, state in entry.versions.items() if state.model is not None]
     names = [*sorted(entry.aliases), *served]
-    return {
-        "name": "version",
-        "in": "query",
-        "required": False,
-        "description": f"A version or an alias. Served now: {', '.join(names)}.",
-        "schema": {"type": "string", "default": CHAMPION, "enum": names},
-    }
+    schema: Document = {"type": "string", "default": CHAMPION, "enum": names}
+    description = f"A version or an alias. Served now: {', '.join(names)}."
+    if entry.traffic.challenger_weight and CHALLENGER in entry.aliases:
+        del schema["default"]
+        description += " Without it the champion answers, or for a share of callers the challenger."
+    return {"name": "version", "in": "query", "required": False, "description": description, "schema": schema}
 
 
 def _example(manifest: Manifest, wrap: Wrap) -> Any:

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.access import needs
+from app.api.exchange import header
 from app.api.hot_route import Call, HotBatchRoute, HotRoute, Question, Reply
 from app.api.parsing import BatchBody, parse_batch, parse_one
 from app.api.problems import REFUSALS, FieldProblem, field_problem, problems
@@ -23,7 +24,8 @@ from app.errors import (
 )
 from app.inference.execution import Outcome
 from app.inference.service import Answer
-from app.pipelines.base import to_json
+from app.inference.traffic import Split
+from app.pipelines.base import Row, to_json
 from app.pipelines.rows import closed
 from app.registry.aliases import CHAMPION
 
@@ -107,9 +109,15 @@ _PROBLEMS = problems(
 )
 def predict(call: Call) -> Question:
     """Predict one row."""
-    model = call.services.predictions.choose(_name(call), _version(call))
-    row = parse_one(call.content, model.pipeline, predict_body)["inputs"]
+    model, split = _choose(call)
+    row = _read_one(call, model)
+    if split is not None and (challenger := _challenger(call, split, row)) is not None:
+        model, row = challenger, _read_one(call, challenger)
     return Question(model, [row], _tell_one)
+
+
+def _read_one(call: Call, model: "LoadedModel") -> Any:
+    return parse_one(call.content, model.pipeline, predict_body)["inputs"]
 
 
 def _tell_one(call: Call, answer: Answer) -> Reply:
@@ -124,7 +132,9 @@ def _tell_one(call: Call, answer: Answer) -> Reply:
 @_many.post("/v2/batch/{model}", response_model=BatchOut, responses=_PROBLEMS, openapi_extra=needs("predict:{model}"))
 def batch(call: Call) -> Question:
     """Predict many rows. A row that does not fit, or on which the model fails, has an error in its place."""
-    model = call.services.predictions.choose(_name(call), _version(call))
+    model, split = _choose(call)
+    if split is not None:
+        model = _challenger(call, split, {}) or model
     rows = parse_batch(call.content, model.pipeline, BATCH_BODY, call.services.settings.bounds.max_batch_rows)
     _bound_answer(len(rows), model)
     call.charge(len(rows))
@@ -156,10 +166,30 @@ def _name(call: Call) -> str:
     return name
 
 
-def _version(call: Call) -> str:
-    """What `?version=` says; without it, the champion. Empty is a version that does not exist."""
-    wanted = call.parameter("version")
-    return CHAMPION if wanted is None else wanted
+def _choose(call: Call) -> "tuple[LoadedModel, Split | None]":
+    """The version that `?version=` names; without it the champion, and whom else the caller may get."""
+    name, wanted = _name(call), call.parameter("version")
+    predictions = call.services.predictions
+    if wanted is None:
+        return predictions.choose(name, CHAMPION), predictions.traffic.split(name)
+    return predictions.choose(name, wanted), None  # empty is a version that does not exist
+
+
+def _challenger(call: Call, split: Split, row: Row) -> "LoadedModel | None":
+    """The challenger where the key of the request is its; None: the champion answers.
+
+    A batch is answered by one version as a whole, so a field of its rows is no key, and the champion has it.
+    """
+    key: bytes | None = None
+    if split.header is not None:
+        key = header(call.scope, split.header)
+    elif split.field is not None:
+        if call.terms.bulk:
+            return None
+        value = row.get(split.field)
+        key = None if value is None else to_json(value)
+    mine = split.takes(key or call.terms.origin.principal.encode())
+    return call.services.predictions.traffic.challenger(_name(call)) if mine else None
 
 
 def _values(outcome: Outcome) -> dict[str, Any]:

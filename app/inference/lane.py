@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-Record = Callable[[Sequence[Part], Sequence[Outcome]], None]
+Record = Callable[[Sequence[Part], Sequence[Outcome], float], None]
 
 # A row that costs no more is predicted on the event loop: a hand-over to a thread costs as much.
 INLINE_SECONDS = 0.0002
@@ -47,7 +47,7 @@ class Lane:
     """Only for the event loop's thread; what it hands to its own thread, it takes back before the next."""
 
     def __init__(self, model: "LoadedModel", metrics: Metrics, record: Record) -> None:
-        """`record` is told of each slice before it is answered, and what it raises is the answer instead."""
+        """`record` is told of each slice, and its seconds, before it is answered; what it raises is the answer."""
         self._model = model
         self._record = record
         labels = (model.name, str(model.version))
@@ -60,6 +60,7 @@ class Lane:
         self.inline = model.runtime.steady and alone <= INLINE_SECONDS
         self._pace = Pace(model.cost, LOOP_SECONDS if self.inline else max(_THREAD_SECONDS, 2 * alone))
         self._weigh = model.pipeline.weigh
+        self._take_turn, self._leave_turn = model.turn.acquire, model.turn.release
         self._loop: asyncio.AbstractEventLoop | None = None
         self._scheduled = False
         self._working: list[Part] = []
@@ -139,14 +140,17 @@ class Lane:
             self._scheduled = False
             return
         rows = _rows(parts)
-        if self.inline and work <= room:
+        # Here nobody waits for the estimator: while it is tried as a shadow, the thread does.
+        if self.inline and work <= room and self._take_turn(blocking=False):
             # Here the time of the CPU counts: that the whole process had to wait says nothing about the model.
             began = time.thread_time()
             try:
                 outcomes = answer_together(self._model, rows)
             except BaseException:  # noqa: BLE001 -- who is to blame is found out on the thread: it may take many calls
+                self._leave_turn()
                 self._hand_over(parts, rows, work, loop)
             else:
+                self._leave_turn()
                 self._finish(parts, outcomes, work, time.thread_time() - began, loop)
         else:
             self._hand_over(parts, rows, work, loop)
@@ -177,7 +181,7 @@ class Lane:
         self._pace.took(work, seconds)
         self._observe_seconds(seconds)
         self._observe_rows(len(outcomes))
-        self._answer(parts, outcomes)
+        self._answer(parts, outcomes, seconds)
         if self.inline and self._pace.seconds(1) > 2 * INLINE_SECONDS:
             self._leave_the_loop()
         if self._single or self._bulk:
@@ -185,9 +189,9 @@ class Lane:
         else:
             self._scheduled = False
 
-    def _answer(self, parts: list[Part], outcomes: list[Outcome]) -> None:
+    def _answer(self, parts: list[Part], outcomes: list[Outcome], seconds: float) -> None:
         try:
-            self._record(parts, outcomes)
+            self._record(parts, outcomes, seconds)
         except PresageError as error:
             for part in parts:
                 part.call.fail(copy(error))  # each has a traceback of its own
@@ -210,9 +214,10 @@ class Lane:
         bound_numeric_threads()  # OpenMP counts its threads for each thread that calls it
         while (task := self._tasks.get()) is not None:
             parts, rows, work = task
-            started = time.perf_counter()
-            outcomes = answer_apart(self._model, rows)
-            seconds = time.perf_counter() - started
+            with self._model.turn:
+                started = time.perf_counter()
+                outcomes = answer_apart(self._model, rows)
+                seconds = time.perf_counter() - started
             with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
                 loop.call_soon_threadsafe(self._finish, parts, outcomes, work, seconds, loop)
 

@@ -13,7 +13,9 @@ from app.inference.cache import PredictionCache, RowCache
 from app.inference.execution import Outcome
 from app.inference.identifiers import new_ids
 from app.inference.lane import Lane
+from app.inference.shadow import Shadows
 from app.inference.tally import Tally
+from app.inference.traffic import Traffic
 from app.inference.turns import Part, Terms
 from app.pipelines.base import Row
 from app.registry.registry import ModelRegistry
@@ -64,6 +66,8 @@ class PredictionService:
         self._log = prediction_log
         self._storage = storage
         self._metrics = metrics
+        self.traffic = Traffic(registry, metrics)
+        self._shadows = Shadows(registry, metrics)
         self._desks: dict[LoadedModel, _Desk] = {}
         self._sweeping: asyncio.TimerHandle | None = None
 
@@ -74,6 +78,7 @@ class PredictionService:
     async def __aexit__(self, *_: object) -> None:
         if self._sweeping is not None:
             self._sweeping.cancel()
+        self._shadows.close()
         for desk in self._desks.values():
             desk.close()
 
@@ -129,7 +134,7 @@ class PredictionService:
             desk = self._desks.pop(former)
             desk.go_by(model, self._cache.of(model))
         else:
-            desk = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics)
+            desk = _Desk(model, self._cache.of(model), self._log, self._storage, self._metrics, self._shadows)
         self._desks[model] = desk
         return desk
 
@@ -169,16 +174,19 @@ class _Desk:
         prediction_log: PredictionLog,
         storage: StorageSettings,
         metrics: Metrics,
+        shadows: Shadows,
     ) -> None:
         self._log = prediction_log
         self._storage = storage
+        self._shadows = shadows
         self.go_by(model, cache)
-        self.lane = Lane(model, metrics, self._record)
+        self.lane = Lane(model, metrics, self._note)
         self.tally = Tally(model.manifest, metrics)
         self._asking = 0
 
     def go_by(self, model: "LoadedModel", cache: RowCache | None) -> None:
         """Heed the model's rules for the log and the cache from now on."""
+        self._model = model
         self._cache = cache
         key = hash_key(self._storage) if model.log_rules.hashes else b""
         self._recorder = Recorder(model.manifest, model.log_rules, key)
@@ -224,10 +232,15 @@ class _Desk:
             if start + _RECORDED_AT_ONCE < len(found):
                 await asyncio.sleep(0)  # others have the event loop
 
+    def _note(self, parts: Sequence[Part], outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Put a slice on record, and have the shadow try it where there is one. Raises LogUnavailable."""
+        if self._log.policy != "off":
+            self._record(parts, outcomes)
+        if (trial := self._shadows.of(self._model)) is not None:
+            trial.offer(self._model, parts, outcomes, seconds)
+
     def _record(self, parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
         """Put a slice on record with one write, except for what nobody waits for any more. Raises LogUnavailable."""
-        if self._log.policy == "off":
-            return
         now, at = time.perf_counter(), timestamp()
         lines: list[bytes] = []
         end = 0

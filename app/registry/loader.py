@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as installed
 from itertools import cycle, islice
+from threading import Lock
 
 import structlog
 
@@ -35,7 +36,7 @@ class LoadedModel:
     """One version in memory, verified and warm; never changed, so a request may hold it for as long as it takes.
 
     `reference` is scikit-learn with the estimator of record; `runtime` is what answers; `forms` is the report on every
-    form that was tried to find it, empty where none was.
+    form that was tried to find it, empty where none was. Whoever calls the runtime holds `turn`.
     """
 
     manifest: Manifest
@@ -48,6 +49,7 @@ class LoadedModel:
     cache_rules: CacheRules = field(default_factory=CacheRules)
     forms: tuple[Form, ...] = ()
     plan: Plan = ()
+    turn: Lock = field(default_factory=Lock, repr=False)
 
     @property
     def decision(self) -> Decision | None:

@@ -26,6 +26,8 @@ Run = Callable[[Select[Any]], Sequence[Any]]
 EXPORT_CHUNK = 1_000
 # How many rows a page may look at when nothing but looking tells which of them match.
 MOST_EXAMINED = 50_000
+# Of how many predictions it is looked up whether they were right, when somebody asks how good a version is.
+MOST_JUDGED = 10_000
 _IDS_AT_ONCE = 1_000
 
 
@@ -190,6 +192,19 @@ def targets(run: Run, identifiers: Sequence[UUID]) -> dict[UUID, Target]:
         held = columns.where(PredictionRow.id.in_(some)).with_for_update(read=True, key_share=True)
         found.update({row.id: Target(*row) for row in run(held)})
     return found
+
+
+def judged(run: Run, model: str, version: int) -> list[tuple[Any, Any]]:
+    """What was answered, and what turned out to be true, among the newest predictions of a version."""
+    newest = (
+        select(PredictionRow.id, PredictionRow.output)
+        .where(PredictionRow.model == model, PredictionRow.version == version, PredictionRow.error.is_(None))
+        .order_by(PredictionRow.id.desc())
+        .limit(MOST_JUDGED)
+        .subquery()
+    )
+    both = select(newest.c.output, FeedbackRow.truth).join(FeedbackRow, FeedbackRow.prediction_id == newest.c.id)
+    return [(row.output, row.truth) for row in run(both)]
 
 
 def models(run: Run) -> list[str]:

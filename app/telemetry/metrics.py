@@ -20,6 +20,9 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 # Powers of two from 0.25 ms to 4 s: a linear model answers in the first ones, a large forest in the last.
 SECONDS = tuple(0.00025 * 2**i for i in range(15))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
+# Of one row: from a microsecond to eleven seconds, each half as long again as the one before, so that medians compare.
+ROW_SECONDS = tuple(1e-6 * 1.5**i for i in range(41))
+DIFFERENCES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # The library's own gauges. The memory of each worker is its share, so the sum counts no page twice.
 _PROCESS_GAUGES: dict[str, Merge] = {
@@ -130,6 +133,14 @@ class Metrics:
         self.log_lag_seconds = self._gauge(
             "presage_log_lag_seconds", "Age of the oldest record that the database does not have yet.", merge=max
         )
+        self.ready = self._gauge("presage_ready", "1 when every required model is served.", merge=min)
+        self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._add_limits()
+        self._add_cache()
+        self._add_traffic()
+
+    def _add_limits(self) -> None:
+        registry = self.registry
         self.rate_limited = Counter(
             "presage_rate_limited_total",
             "Requests refused since a plan, the budget of an address, or failed attempts were used up.",
@@ -139,10 +150,6 @@ class Metrics:
         self.limits_redis_up = self._gauge(
             "presage_limits_redis_up", "1 while limits are shared with other processes through Redis.", merge=min
         )
-        self.ready = self._gauge("presage_ready", "1 when every required model is served.", merge=min)
-
-        self._add_cache()
-        self._hot: dict[tuple[str, int], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
     def _add_cache(self) -> None:
         registry = self.registry
@@ -163,6 +170,45 @@ class Metrics:
             "Answers found in Redis that the model could not have given, and that nobody got.",
             ["model", "version"],
             registry=registry,
+        )
+
+    def _add_traffic(self) -> None:
+        """`version` is the one that has answered, `shadow` the one that was tried beside it."""
+        registry, pair = self.registry, ["model", "version", "shadow"]
+        self.shadow_rows = PlainCounter(
+            "presage_shadow_rows",
+            "Answered rows offered to a shadow: it said the same (agreed) or not (flipped), raised (failed), does not "
+            "take such a row (refused), or had no time for it (dropped).",
+            [*pair, "outcome"],
+            registry,
+        )
+        self.shadow_flips = PlainCounter(
+            "presage_shadow_flips",
+            "Rows for which the shadow said another label, by what was answered and what it said; labels beyond the "
+            "first 20 are `other`.",
+            [*pair, "answered", "said"],
+            registry,
+        )
+        self.shadow_difference = PlainHistogram(
+            "presage_shadow_difference",
+            "By how much the shadow's score of the answered label was up or down; for a regression its number, in "
+            "standard deviations of what training saw.",
+            [*pair, "direction"],
+            DIFFERENCES,
+            registry,
+        )
+        self.shadow_seconds = PlainHistogram(
+            "presage_shadow_row_seconds",
+            "Time a row took in the same call, by who took it: the version that answered (answer), or the shadow.",
+            [*pair, "by"],
+            ROW_SECONDS,
+            registry,
+        )
+        self.traffic_stopped = self._gauge(
+            "presage_traffic_stopped",
+            "1 for a challenger or a shadow that gets no rows, and why.",
+            ["model", "version", "alias", "reason"],
+            merge=max,
         )
 
     def _gauge(self, name: str, meaning: str, labels: Sequence[str] = (), *, merge: Merge) -> Gauge:

@@ -1,4 +1,6 @@
-"""Counters and histograms for the way of a prediction: plain numbers that one thread keeps, the event loop's.
+"""Counters and histograms for the way of a prediction: plain numbers, and each series is one thread's.
+
+That is the event loop's, or for what a shadow has done the shadow's own.
 
 The library's own take a lock and check their state with every observation, half a microsecond each; a prediction makes
 six. These have the same names, labels and meaning in the exposition.

@@ -49,6 +49,7 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("POST", "/v2/batch/{model}"): OF_IRIS,
     ("GET", "/v2/catalog"): OF_ANY_MODEL | {"read"},
     ("GET", "/v2/catalog/{model}"): OF_IRIS | {"read"},
+    ("GET", "/v2/catalog/{model}/comparison"): OF_IRIS | {"read"},
     ("GET", "/v2/predictions"): OF_ANY_MODEL | {"read"},
     ("GET", "/v2/predictions/{prediction_id}"): OF_ANY_MODEL | {"read"},
     ("POST", "/v2/feedback"): {"feedback"},
@@ -80,7 +81,10 @@ TABLE: dict[tuple[str, str], set[str]] = {
     ("GET", "/metrics"): EVERYBODY,
 }
 # A declaration cannot say that a verb for one model shows that model alone; the endpoint looks.
-DECLARED = {"/v2/catalog/{model}": OF_ANY_MODEL | {"read"}}
+DECLARED = {
+    "/v2/catalog/{model}": OF_ANY_MODEL | {"read"},
+    "/v2/catalog/{model}/comparison": OF_ANY_MODEL | {"read"},
+}
 ARGUMENTS = {
     "{model}": "iris",
     "{prediction_id}": "01890a5d-ac96-774b-bcce-b302099a8057",

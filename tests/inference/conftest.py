@@ -1,6 +1,6 @@
 """What tests of lanes share: models that misbehave, and a lane whose records are kept in a list."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from app.inference.lane import Lane
 from app.inference.turns import Part, Terms
 from app.manifest import Outputs
 from app.pipelines.base import Prediction
+from app.registry.entries import ModelEntry
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
@@ -46,6 +47,19 @@ class Desk:
         return plain(await self.ask(numbers, **terms))
 
 
+@dataclass
+class Book:
+    """What a registry knows, to be rewritten as a reload would do it."""
+
+    generation: int = 0
+    models: Mapping[str, ModelEntry] = field(default_factory=dict)
+
+    def write(self, entry: ModelEntry) -> None:
+        """This is all there is from now on."""
+        self.models = {entry.name: entry}
+        self.generation += 1
+
+
 def plain(outcomes: Sequence[Outcome]) -> list[Any]:
     """The value of each outcome, or the code of its error."""
     return [o.value if isinstance(o, Prediction) else o.code for o in outcomes]
@@ -57,7 +71,7 @@ def open_desk(model: LoadedModel) -> Iterator[Desk]:
     metrics = Metrics()
     recorded: list[float] = []
 
-    def record(parts: Sequence[Part], outcomes: Sequence[Outcome]) -> None:
+    def record(parts: Sequence[Part], outcomes: Sequence[Outcome], _: float) -> None:
         recorded.extend(row["x"] for part in parts for row in part.call.rows[part.start : part.stop])
         assert sum(part.stop - part.start for part in parts) == len(outcomes)
 

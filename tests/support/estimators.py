@@ -52,6 +52,24 @@ class Slow(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return X[:, 0] * 1.0
 
 
+class Treacherous(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers its input, but raises for 13, sleeps a minute for 14, and for 15 counts for as long."""
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.fitted_ = True
+        return self
+
+    def predict(self, X: Any) -> Any:
+        if (X == 13).any():
+            raise RuntimeError("planted: the cuckoo in the nest")
+        if (X == 14).any():
+            time.sleep(60)
+        until = time.monotonic() + 60 * (X == 15).any()
+        while time.monotonic() < until:
+            pass
+        return X[:, 0] * 1.0
+
+
 class Plodding(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Takes a twentieth of a second for each row, and answers it."""
 

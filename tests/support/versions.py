@@ -12,7 +12,17 @@ import numpy as np
 from sklearn.dummy import DummyRegressor
 from sklearn.linear_model import LogisticRegression
 
-from app.manifest import Artefact, Golden, GoldenRow, InputField, Manifest, Outputs, Versions
+from app.manifest import (
+    TRAFFIC_RULES_FILE,
+    Artefact,
+    Golden,
+    GoldenRow,
+    InputField,
+    Manifest,
+    Outputs,
+    TrafficRules,
+    Versions,
+)
 from app.registry.aliases import ALIASES_FILE, write_aliases
 from tests.support.manifests import make_manifest
 
@@ -43,14 +53,20 @@ def write_version(root: Path, estimator: Any, *, compress: int = 0, **changes: A
     return manifest
 
 
-def write_classifier(root: Path, **changes: Any) -> Manifest:
-    """A logistic regression that tells x under 10 from x over 10."""
+def write_classifier(root: Path, *, big: float = 10, **changes: Any) -> Manifest:
+    """A logistic regression that tells x under 10, or from where on it is `big`, from x over that."""
     numbers = np.arange(20.0).reshape(-1, 1)
-    estimator = LogisticRegression().fit(numbers, numbers[:, 0] >= 10)
+    estimator = LogisticRegression().fit(numbers, numbers[:, 0] >= big)
     small = estimator.predict_proba([[1.0]])[0].tolist()
     golden = GoldenRow(inputs={"x": 1.0}, prediction="small", probabilities={"small": small[0], "big": small[1]})
     outputs = LABELS.model_copy(update={"probabilities": True})
     return write_version(root, estimator, **{"outputs": outputs, "golden": Golden(rows=(golden,)), **changes})
+
+
+def write_roles(root: Path, name: str, aliases: dict[str, int], **rules: Any) -> None:
+    """What a model's aliases name, and its rules of traffic."""
+    write_aliases(root / name / ALIASES_FILE, aliases)
+    (root / name / TRAFFIC_RULES_FILE).write_text(TrafficRules(**rules).model_dump_json())
 
 
 def one_golden(prediction: Any, **inputs: Any) -> Golden:

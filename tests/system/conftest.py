@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app.registry.aliases import ALIASES_FILE, write_aliases
 from tests.support.server import ROOT, Server, clean_environment, running_server
 from tests.system.engine import Engine, running_engine
 from tests.system.stand_ins import provide_images
@@ -17,10 +18,14 @@ IMAGE = "presage:system-test"
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo models, made anew: what a developer has in models/ is none of the tests' business."""
+    """The demo models, made anew: what a developer has in models/ is none of the tests' business.
+
+    The first version of sentiment is also the shadow of the second, so that there is something to compare.
+    """
     folder = tmp_path_factory.mktemp("models")
     command = [sys.executable, "-m", "app", "train"]
     subprocess.run(command, cwd=ROOT, env=clean_environment(MODELS_DIR=str(folder)), check=True)
+    write_aliases(folder / "sentiment" / ALIASES_FILE, {"champion": 2, "v1": 1, "shadow": 1})
     return folder
 
 
