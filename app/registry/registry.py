@@ -24,7 +24,7 @@ from app.errors import ModelNotFound, ModelNotServing, NotReady, Refusal, Versio
 from app.manifest import Manifest, TrafficRules
 from app.registry.aliases import CHAMPION, Aliases
 from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
+from app.registry.trust import trust_of
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -86,10 +86,11 @@ class ModelEntry:
 class ModelRegistry:
     """Open it as an async context manager: entering starts the loading, leaving waits for what is being loaded."""
 
-    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ModelSettings, metrics: Metrics, *, production: bool = False) -> None:
+        """Raises InvalidSettings when signatures are required, and there is no key to check them with."""
         self.source = DirectorySource(settings.models_dir)
         self.required = settings.required
-        self._trust = Trust(settings.model_modules)
+        self._trust = trust_of(settings, production=production)
         self._compile = settings.compile == "auto"
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})

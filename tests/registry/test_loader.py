@@ -16,7 +16,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from app.errors import VersionRefused
 from app.manifest import CacheRules, Golden, GoldenRow, Outputs
-from app.registry.artefact import unpickle
+from app.registry.artefact import read_estimator
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
@@ -180,7 +180,7 @@ def test_a_dangerous_function_is_not_reached_through_a_library(tmp_path: Path) -
 
     program = b"\x80\x04" + text("joblib.disk") + text("os.system") + b"\x93" + text(f"touch {canary}") + b"\x85R."
     with pytest.raises(VersionRefused) as caught:
-        unpickle(program, ())
+        read_estimator(program, "model.joblib", Trust())
     assert caught.value.refusal.reason == "unknown_code"
     assert not canary.exists()
 

@@ -4,7 +4,12 @@ import click
 
 from app.cli.lazy import lazy_group
 
-_PLACES = {"list": "app.cli.models.listing:list_models"}
+_PLACES = {
+    "keygen": "app.cli.models.keys:keygen",
+    "list": "app.cli.models.listing:list_models",
+    "sign": "app.cli.models.keys:sign",
+    "verify": "app.cli.models.keys:verify",
+}
 
 
 @click.group(cls=lazy_group(_PLACES), invoke_without_command=True)
