@@ -191,8 +191,8 @@ class ModelSettings(_Group):
     )
     skops_trusted_types: Names = Field(
         (),
-        description="Types, by full name and separated by commas, that a `model.skops` may contain beside those of "
-        "scikit-learn, numpy and scipy.",
+        description="Types, by full name and separated by commas, that a `model.skops` may contain beside those that "
+        "skops trusts and what scikit-learn's trees and calibrated classifiers hold.",
     )
 
     @property

@@ -2,9 +2,10 @@
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -20,32 +21,44 @@ from cryptography.hazmat.primitives.serialization import (
 from app.errors import SigningRefused
 from app.registry.signatures import PublicKey
 
-log = structlog.get_logger(__name__)
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MOST_BYTES = 16 << 10
+
+
+class UnusableKey(Exception):
+    """A file holds no public key for models."""
 
 
 class PassphraseNeeded(SigningRefused):
     """The private key is encrypted, and no passphrase came with it."""
 
 
-def read_public_keys(folder: Path | None) -> dict[str, PublicKey]:
-    """The keys in a folder by their fingerprints; a file that holds none is said in the log, and believed nothing."""
-    keys: dict[str, PublicKey] = {}
-    for path in _public_files(folder):
+@dataclass(frozen=True, slots=True)
+class PublicKeys:
+    """The keys of a folder by their fingerprints, and what of it holds no key; nobody is believed for that."""
+
+    known: Mapping[str, PublicKey]
+    problems: tuple[str, ...] = ()
+
+
+def read_public_keys(folder: Path | None) -> PublicKeys:
+    """Whatever is wrong with one file, or with the folder, the others count."""
+    if folder is None:
+        return PublicKeys({})
+    known: dict[str, PublicKey] = {}
+    problems = []
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == ".pub")
+    except OSError as error:
+        return PublicKeys({}, (f"MODEL_KEYS_DIR: {folder}: {error.strerror}",))
+    for path in paths:
         try:
-            key = load_pem_public_key(path.read_bytes()[:_MOST_BYTES])
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "is no public key in PEM"
-            log.error("model_key_unusable", file=path.name, reason=reason)
-            continue
-        if isinstance(key, Ed25519PublicKey):
-            known = PublicKey(path.stem, key)
-            keys.setdefault(known.fingerprint, known)
+            key = _public_key(path)
+        except UnusableKey as error:
+            problems.append(f"MODEL_KEYS_DIR: {path.name}: {error}")
         else:
-            log.error("model_key_unusable", file=path.name, reason="is no Ed25519 key")
-    return keys
+            known.setdefault(key.fingerprint, key)
+    return PublicKeys(known, tuple(problems))
 
 
 def make_key_pair(name: str, folder: Path, passphrase: str = "") -> PublicKey:
@@ -89,14 +102,16 @@ def read_private_key(path: Path, passphrase: str = "") -> Ed25519PrivateKey:
     return key
 
 
-def _public_files(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
+def _public_key(path: Path) -> PublicKey:
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ".pub")
+        key = load_pem_public_key(path.read_bytes()[:_MOST_BYTES])
     except OSError as error:
-        log.error("model_keys_unreadable", folder=str(folder), reason=error.strerror)
-        return []
+        raise UnusableKey(error.strerror) from None
+    except ValueError:
+        raise UnusableKey("is no public key in PEM") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise UnusableKey("is no Ed25519 key")
+    return PublicKey(path.stem, key)
 
 
 def _encryption(passphrase: str) -> KeySerializationEncryption:

@@ -31,18 +31,22 @@ class Trust:
     signatures: Literal["require", "check", "off"] = "check"
     libraries: Literal["exact", "proven"] = "exact"
 
+    @property
+    def looks_at_signatures(self) -> bool:
+        """Whether they are asked for, or could at least be found bad."""
+        return self.signatures == "require" or (self.signatures == "check" and self.keys_dir is not None)
+
     def judge(self, manifest: bytes, document: bytes | None) -> Judgement:
         """What the signatures beside a manifest are worth, whether or not they are asked for."""
-        return judge(manifest, document, read_public_keys(self.keys_dir))
+        return judge(manifest, document, read_public_keys(self.keys_dir).known)
 
     def check_signatures(self, manifest: bytes, document: bytes | None) -> None:
         """Raises VersionRefused: `unsigned` and `unknown_key` where signatures are required, `signature_invalid`."""
-        if self.signatures == "off" or (self.signatures == "check" and self.keys_dir is None):
-            return
-        judgement = self.judge(manifest, document)
+        keys = read_public_keys(self.keys_dir)
+        judgement = judge(manifest, document, keys.known)
         if judgement.state == "good" or (self.signatures == "check" and judgement.state != "signature_invalid"):
             return
-        raise VersionRefused(judgement.state, f"{judgement.detail}; {_ADVICE[judgement.state]}")
+        raise VersionRefused(judgement.state, "; ".join([judgement.detail, _ADVICE[judgement.state], *keys.problems]))
 
 
 def trust_of(settings: ModelSettings, *, production: bool) -> Trust:
@@ -52,10 +56,9 @@ def trust_of(settings: ModelSettings, *, production: bool) -> Trust:
     """
     auto: Literal["require", "check"] = "require" if production else "check"
     signatures = auto if settings.model_signatures == "auto" else settings.model_signatures
-    if settings.model_signatures == "require" and not read_public_keys(settings.model_keys_dir):
-        raise InvalidSettings(
-            ["MODEL_SIGNATURES: require needs the public key of a signer (NAME.pub) in MODEL_KEYS_DIR"]
-        )
+    if settings.model_signatures == "require" and not (keys := read_public_keys(settings.model_keys_dir)).known:
+        needed = "MODEL_SIGNATURES: require needs the public key of a signer (NAME.pub) in MODEL_KEYS_DIR"
+        raise InvalidSettings([needed, *keys.problems])
     return Trust(
         settings.model_modules,
         settings.skops_trusted_types,
