@@ -18,8 +18,12 @@ FROM ${BASE} AS models
 COPY --from=dependencies /opt/venv /opt/venv
 WORKDIR /app
 COPY app app
+# The models are signed, since production loads nothing else, by a key that ends with this step: nobody can sign more.
 # Bytecode that is never compared with its source: a read-only file system could not hold a fresh one anyway.
-RUN /opt/venv/bin/python -m app train \
+RUN /opt/venv/bin/python -m app models keygen image --folder /tmp/keys \
+    && MODEL_SIGNING_KEY=/tmp/keys/image.key /opt/venv/bin/python -m app train \
+    && install -D --mode=644 /tmp/keys/image.pub model-keys/image.pub \
+    && rm -r /tmp/keys \
     && /opt/venv/bin/python -m compileall -q -f --invalidation-mode unchecked-hash app
 
 FROM ${BASE}
@@ -39,7 +43,8 @@ ENV PATH=/opt/venv/bin:${PATH} \
     ENVIRONMENT=production \
     HOST=0.0.0.0 \
     PORT=8000 \
-    WORKERS=auto
+    WORKERS=auto \
+    MODEL_KEYS_DIR=/app/model-keys
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM

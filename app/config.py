@@ -175,6 +175,26 @@ class ModelSettings(_Group):
         description="`auto`: each model is brought into faster forms, and those that prove to answer the same are used "
         "([runtimes.md](runtimes.md)); `off`: scikit-learn answers.",
     )
+    model_signatures: Literal["auto", "require", "off"] = Field(
+        "auto",
+        description="`require`: only versions that a key in MODEL_KEYS_DIR has signed are loaded; `auto`: the same in "
+        "production, and elsewhere a signature that is there must be good; `off`: signatures are not looked at.",
+    )
+    model_keys_dir: Path | None = Field(
+        None,
+        description="Folder of the public keys (`NAME.pub`, Ed25519 in PEM) whose signatures on models count; "
+        "`python -m app models keygen` makes them.",
+    )
+    model_libraries: Literal["exact", "proven"] = Field(
+        "exact",
+        description="`exact`: a version that was fitted with another scikit-learn, another major version of numpy or "
+        "another minor one of Python is refused; `proven`: it is served if its golden rows come out equal.",
+    )
+    skops_trusted_types: Names = Field(
+        (),
+        description="Types, by full name and separated by commas, that a `model.skops` may contain beside those that "
+        "skops trusts and what scikit-learn's trees and calibrated classifiers hold.",
+    )
 
     models_max_bytes: int = Field(
         0,
@@ -215,6 +235,20 @@ class ModelSettings(_Group):
     def required(self) -> tuple[str, ...]:
         """The names of the models that readiness waits for."""
         return self.required_models or (self.default_model,)
+
+
+class SigningSettings(_Group):
+    """Who signs what is published from here; a server needs none of it."""
+
+    # pydantic guards names that begin with `model_`; these are ours.
+    model_config = SettingsConfigDict(protected_namespaces=())
+
+    model_signing_key: Path | None = Field(
+        None, description="Private key (`NAME.key`) with which `train` and `publish` sign new versions; empty: none."
+    )
+    model_key_passphrase: SecretStr = Field(
+        SecretStr(""), description="Passphrase of private keys for models; empty: it is asked for where one is needed."
+    )
 
 
 class TrainingSettings(_Group):
@@ -418,8 +452,8 @@ class Environment(_Group):
 
     environment: Literal["development", "production"] = Field(
         "development",
-        description="`production` refuses AUTH_MODE=none and to make its own keys, closes docs and metrics, and writes "
-        "JSON log lines.",
+        description="`production` refuses AUTH_MODE=none and to make its own keys, asks models for signatures, closes "
+        "docs and metrics, and writes JSON log lines.",
     )
     docs: Literal["auto", "on", "token", "off"] = Field(
         "auto",
@@ -454,6 +488,7 @@ class Settings(BaseModel):
     place: Environment = Field(default_factory=Environment)
     server: ServerSettings = Field(default_factory=ServerSettings)
     models: ModelSettings = Field(default_factory=ModelSettings)
+    signing: SigningSettings = Field(default_factory=SigningSettings)
     edge: EdgeSettings = Field(default_factory=EdgeSettings)
     auth: AuthSettings = Field(default_factory=AuthSettings)
     limits: LimitSettings = Field(default_factory=LimitSettings)

@@ -59,6 +59,7 @@ that turns an error into an answer. A `detail` reaches the caller, so it never h
     ├── InvalidTrainingData
     ├── MigrationFailed
     ├── PublishRefused
+    ├── SigningRefused
     └── VersionRefused                 a version on disk that is not served, with a reason code
 """
 
@@ -505,6 +506,10 @@ class MigrationFailed(OperatorError):
 
 class PublishRefused(OperatorError):
     """A version cannot be published: the name is taken, or the estimator does not do what its manifest says."""
+
+
+class SigningRefused(OperatorError):
+    """A key cannot be made or used, or what it would sign is broken."""
 
 
 @dataclass(frozen=True, slots=True)

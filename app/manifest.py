@@ -6,13 +6,15 @@
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StringConstraints, model_validator
 
 FORMAT: Literal[1] = 1
 MANIFEST_FILE = "manifest.json"
-ARTEFACT_FILE = "model.joblib"
+SIGNATURES_FILE = "manifest.sig"
+ARTEFACT_FILE: Final = "model.joblib"
+SKOPS_FILE: Final = "model.skops"
 LOG_RULES_FILE = "log.json"
 CACHE_RULES_FILE = "cache.json"
 TRAFFIC_RULES_FILE = "traffic.json"
@@ -25,6 +27,7 @@ ALIAS = re.compile(r"[a-z][a-z0-9-]{0,31}")
 Task = Literal["text-classification", "classification", "regression"]
 Dtype = Literal["text", "float", "integer", "boolean", "category"]
 Container = Literal["texts", "matrix", "objects", "frame"]
+ArtefactFile = Literal["model.joblib", "model.skops"]
 Label = bool | int | str
 Scalar = bool | int | FiniteFloat | str | None
 
@@ -81,14 +84,14 @@ class Artefact(_Document):
     `frame`: a pandas DataFrame with the fields as columns.
     """
 
-    file: Literal["model.joblib"] = "model.joblib"
+    file: ArtefactFile = "model.joblib"
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=1, description="bytes")]
     container: Container
 
 
 class Versions(_Document):
-    """The libraries that pickled the artefact."""
+    """The libraries with which the artefact was written."""
 
     python: str
     scikit_learn: str

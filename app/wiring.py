@@ -84,15 +84,16 @@ async def open_services(
         # Before a thread loads models: both silence warnings for a moment, which Python does for all threads at once.
         columns = Columns(inheritance.columns, inheritance.board.own_slot) if inheritance else None
         limits = await enter(RateLimits(settings.limits, settings.storage, metrics, columns=columns))
-        registry = inheritance.registry if inheritance else ModelRegistry(settings.models, metrics)
+        production = settings.place.production
+        registry = inheritance.registry if inheritance else None
+        registry = registry or ModelRegistry(settings.models, metrics, production=production)
         if board is not None:
             registry.join(board)
         await enter(registry)
         cache = await enter(PredictionCache(settings.cache, settings.storage, metrics))
         predictions = await enter(PredictionService(registry, cache, log, settings.storage, metrics))
         directory = await enter(Directory(database))
-        production = settings.place.production
-        releases = Releases(settings.models, database, registry)
+        releases = Releases(settings.models, database, registry, production=production)
         await enter(Settling(releases))
         yield Services(
             settings,

@@ -15,7 +15,7 @@ from app.api.problems import REFUSALS, problems
 from app.auth.principal import Principal
 from app.errors import Forbidden, ModelNotFound, StorageUnavailable
 from app.inference.cache import CacheUse, PredictionCache
-from app.manifest import Card, Evaluation, InputField, Outputs, Task
+from app.manifest import Card, Evaluation, InputField, Outputs, Task, Versions
 from app.registry.aliases import CHAMPION
 from app.registry.entries import ModelEntry, State, VersionEntry
 from app.release.comparison import Comparison, Split, compare, judge
@@ -74,6 +74,11 @@ class VersionDetail(BaseModel):
     training_data: str | None = None
     training_rows: int | None = None
     sha256: str | None = None
+    fitted_with: Versions | None = Field(
+        None,
+        description="The libraries with which it was fitted. Where they are not those that serve it, its golden rows "
+        "came out equal all the same.",
+    )
     runtime: str | None = Field(None, description="What executes it.")
     forms: list[FormDetail] = Field([], description="The forms that were tried for it, and how each compares.")
     cache: CacheUse | None = Field(
@@ -207,6 +212,7 @@ def _described(version: VersionEntry) -> dict[str, Any]:
         "training_data": manifest.training.data,
         "training_rows": manifest.training.rows,
         "sha256": manifest.artefact.sha256,
+        "fitted_with": manifest.versions,
         "runtime": version.model.runtime.name if version.model else None,
         "forms": [_form(form) for form in version.model.forms] if version.model else [],
         "created_at": manifest.origin.created_at,

@@ -2,10 +2,11 @@
 
 import click
 
+from app.cli.table import print_table
+from app.cli.versions import find_version
 from app.config import read_settings
-from app.registry.aliases import CHAMPION
 from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
+from app.registry.trust import trust_of
 
 _HEAD = ("FORM", "1 ROW", "64 ROWS", "1,000 ROWS", "DIFFERENCE", "LABELS", "CHOSEN FOR")
 _RIGHT = {"1 ROW", "64 ROWS", "1,000 ROWS", "DIFFERENCE"}
@@ -22,12 +23,15 @@ def compile(model: str) -> None:  # noqa: A001 -- the command's name
     from app.registry.loader import load_version  # noqa: PLC0415
     from app.runtimes.compile import Compiling  # noqa: PLC0415
 
-    settings = read_settings().models
-    source = DirectorySource(settings.models_dir)
+    settings = read_settings()
+    source, trust = (
+        DirectorySource(settings.models.models_dir),
+        trust_of(settings.models, production=settings.place.production),
+    )
     name, _, wanted = model.partition("@")
-    version = _version(source, name, wanted or CHAMPION)
+    version = find_version(source, name, wanted)
     compiling = Compiling(progress=lambda step: click.echo(f"{name} {version}: {step}", err=True))
-    loaded = load_version(source, name, version, Trust(settings.model_modules), compiling)
+    loaded = load_version(source, name, version, trust, compiling)
     rows = [
         (
             form.form,
@@ -39,27 +43,8 @@ def compile(model: str) -> None:  # noqa: A001 -- the command's name
         for form in loaded.forms
     ]
     click.echo(f"{name} {version} is executed by: {loaded.runtime.name}")
-    _print(rows)
-
-
-def _version(source: DirectorySource, name: str, wanted: str) -> int:
-    if name not in source.names():
-        raise click.BadParameter(f"there is no model {name} in {source.root}")
-    versions, aliases = source.versions(name), source.aliases(name)
-    number = int(wanted) if wanted.isdecimal() else aliases.get(wanted)
-    if number not in versions:
-        known = ", ".join([*map(str, versions), *sorted(aliases)])
-        raise click.BadParameter(f"{name} has no version {wanted}; there are: {known}")
-    return number
+    print_table(_HEAD, rows, right=_RIGHT)
 
 
 def _microseconds(figure: float | None) -> str:
     return "-" if figure is None else f"{figure:,.2f}" if figure < 1 else f"{figure:,.1f}"
-
-
-def _print(rows: list[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
-    for row in (_HEAD, *rows):
-        cells = zip(_HEAD, row, widths, strict=True)
-        line = "  ".join(cell.rjust(width) if head in _RIGHT else cell.ljust(width) for head, cell, width in cells)
-        click.echo(line.rstrip())

@@ -68,7 +68,7 @@ def replay(
 
 
 def _load(settings: Settings, model: str, version: str) -> "tuple[LoadedModel, Versions]":
-    versions = Versions(settings.models)
+    versions = Versions(settings.models, production=settings.place.production)
     return versions.load(model, versions.number(model, version)), versions
 
 

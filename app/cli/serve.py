@@ -125,7 +125,7 @@ class _Start:
         from app.wiring import Inheritance  # noqa: PLC0415
 
         snapshots = Snapshots(shared.bulletins, shared.board, Metrics())
-        registry = ModelRegistry(self.settings.models, snapshots.metrics)
+        registry = ModelRegistry(self.settings.models, snapshots.metrics, production=self.settings.place.production)
         self.progress.step(f"loading models from {self.settings.models.models_dir}/")
         registry.load()
         app = create_app(self.settings, Inheritance(shared.board, registry, snapshots, shared.columns))
@@ -155,6 +155,7 @@ class _Start:
         import app.api.server  # noqa: F401, PLC0415
         from app.auth.keys import KeyRing  # noqa: PLC0415
         from app.factory import create_app  # noqa: F401, PLC0415
+        from app.registry.trust import trust_of  # noqa: PLC0415
         from app.storage.database import Database  # noqa: PLC0415
         from app.storage.redis import open_redis  # noqa: PLC0415
         from app.telemetry.logs import configure_logs  # noqa: PLC0415
@@ -164,6 +165,7 @@ class _Start:
         Database(settings.storage).close()
         if settings.auth.auth_mode == "jwt":
             KeyRing(settings.auth, production=settings.place.production)
+        trust_of(settings.models, production=settings.place.production)
         open_redis(settings.storage)
 
     def _wants_migration(self) -> bool:

@@ -1,9 +1,9 @@
-"""Unpickle an artefact: the only place that does.
+"""From an artefact's bytes to an estimator: the only place that unpickles.
 
 A pickle is a program. This one may name scikit-learn's world, a few harmless things of the standard library, and the
 packages that `MODEL_MODULES` names; so a model with code of its own is refused with advice, and the plainest attacks
 (`os.system`, `eval`) do not run. It is a guard-rail, not a sandbox: the digest says that the bytes are those that were
-published, and trust in who published them must come from elsewhere.
+published, and a signature who published them. A skops file is data, which `skops_file.py` builds objects from.
 """
 
 import io
@@ -15,6 +15,9 @@ from joblib.numpy_pickle_utils import _validate_fileobject_and_memmap
 from sklearn.exceptions import InconsistentVersionWarning
 
 from app.errors import VersionRefused
+from app.manifest import SKOPS_FILE, ArtefactFile
+from app.registry.skops_file import load_skops
+from app.registry.trust import Trust
 
 _LIBRARIES = frozenset({"sklearn", "numpy", "scipy", "joblib"})
 _HARMLESS = frozenset(
@@ -71,19 +74,17 @@ class _GuardedUnpickler(NumpyUnpickler):
         raise VersionRefused("unknown_code", advice)
 
 
-def unpickle(raw: bytes, modules: tuple[str, ...]) -> Any:
-    """The estimator in a joblib file, compressed or not.
+def read_estimator(raw: bytes, file: ArtefactFile, trust: Trust) -> Any:
+    """The estimator in a joblib file, compressed or not, or in a skops file.
 
     Raises VersionRefused: `unknown_code` for code that is not allowed, `library_mismatch` when scikit-learn says that
-    the pickle is of another version, `artefact_unreadable` for anything else that goes wrong in it.
+    it was written by another version and that is not to be proven, `skops_missing`, and `artefact_unreadable` for
+    anything else that goes wrong.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("error", InconsistentVersionWarning)
+        warnings.simplefilter("error" if trust.libraries == "exact" else "ignore", InconsistentVersionWarning)
         try:
-            with _validate_fileobject_and_memmap(io.BytesIO(raw), "", None) as (file, _):
-                unpickler = _GuardedUnpickler("", file, ensure_native_byte_order=True)
-                unpickler.modules = modules
-                return unpickler.load()
+            return load_skops(raw, trust.types) if file == SKOPS_FILE else _unpickle(raw, trust.modules)
         except VersionRefused:
             raise
         except InconsistentVersionWarning as warning:
@@ -92,5 +93,12 @@ def unpickle(raw: bytes, modules: tuple[str, ...]) -> Any:
             raise VersionRefused(
                 "unknown_code", f"the package {error.name} is allowed, but not installed here"
             ) from None
-        except Exception as error:  # a corrupt pickle raises whatever its opcodes run into
+        except Exception as error:  # a corrupt artefact raises whatever its content runs into
             raise VersionRefused("artefact_unreadable", f"{type(error).__name__}: {error}") from error
+
+
+def _unpickle(raw: bytes, modules: tuple[str, ...]) -> Any:
+    with _validate_fileobject_and_memmap(io.BytesIO(raw), "", None) as (file, _):
+        unpickler = _GuardedUnpickler("", file, ensure_native_byte_order=True)
+        unpickler.modules = modules
+        return unpickler.load()

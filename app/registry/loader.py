@@ -1,12 +1,12 @@
-"""From a folder to a model that answers: read, verify, unpickle, prove, compile, warm up.
+"""From a folder to a model that answers: verify, load, prove, compile, warm up.
 
-The order matters: the digest before anything is unpickled, the golden rows before anything is served.
+The order matters: signature and digest before anything is loaded, the golden rows before anything is served.
 """
 
-import hashlib
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version as installed
 from itertools import cycle, islice
 from threading import Lock
 
@@ -15,10 +15,11 @@ import structlog
 from app.errors import VersionRefused
 from app.manifest import CacheRules, LogRules, Manifest
 from app.pipelines import Pipeline, pipeline_for
-from app.registry.artefact import unpickle
+from app.registry.artefact import read_estimator
 from app.registry.golden import check_golden_rows
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
+from app.registry.verification import verified
 from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
 from app.runtimes.compile import Compiling, Decision, Form, Plan, compile_runtime
@@ -77,14 +78,14 @@ def load_version(
     """Load one version, or raise VersionRefused with the reason. Without `compiling`, scikit-learn answers."""
     started = time.perf_counter()
     bound_numeric_threads()
-    manifest = source.manifest(name, version)
-    _check_libraries(manifest)
+    found = verified(source, name, version, trust)
+    manifest = found.manifest
     rules, cache_rules = read_rules(source, manifest)
-    raw = source.artefact(name, version)
-    if hashlib.sha256(raw).hexdigest() != manifest.artefact.sha256:
-        raise VersionRefused("digest_mismatch", "the artefact is not the one that its manifest describes")
-    model = assemble(manifest, unpickle(raw, trust.modules), started)
-    check_golden_rows(manifest, model.pipeline, model.reference)
+    with _naming(found.differences):
+        model = assemble(manifest, read_estimator(found.artefact, manifest.artefact.file, trust), started)
+        check_golden_rows(manifest, model.pipeline, model.reference)
+    if found.differences:
+        log.warning("libraries_proven", model=name, version=version, differences=list(found.differences))
     if compiling is not None:
         model = _compiled(model, compiling)
     cost = _warm_up(model, compiling.decision if compiling is not None and model.plan else None)
@@ -136,16 +137,14 @@ def read_rules(source: DirectorySource, manifest: Manifest) -> tuple[LogRules, C
     return rules, source.cache_rules(manifest.name)
 
 
-def _check_libraries(manifest: Manifest) -> None:
-    """scikit-learn must be the very version: it promises nothing about pickles of another. numpy's major decides."""
-    there, here = manifest.versions.scikit_learn, installed("scikit-learn")
-    if there != here:
-        raise VersionRefused(
-            "library_mismatch", f"fitted with scikit-learn {there}, and this is {here}: train it again"
-        )
-    there, here = manifest.versions.numpy, installed("numpy")
-    if there.partition(".")[0] != here.partition(".")[0]:
-        raise VersionRefused("library_mismatch", f"fitted with numpy {there}, and this is {here}: train it again")
+@contextmanager
+def _naming(differences: Sequence[str]) -> Iterator[None]:
+    """Whatever goes wrong with a version of other libraries may be due to them, so a refusal names them."""
+    try:
+        yield
+    except VersionRefused as error:
+        refusal = error.refusal
+        raise VersionRefused(refusal.reason, "; ".join([refusal.detail, *differences])) from error
 
 
 def _warm_up(model: LoadedModel, decision: Decision | None) -> Cost:

@@ -6,46 +6,40 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from app.config import ModelSettings
 from app.errors import Refusal, VersionRefused
-from app.manifest import Manifest
 from app.registry.entries import VersionEntry
-from app.registry.sources import DirectorySource
-from app.registry.trials import Trials, Verdict
-from app.registry.trust import Trust
+from app.registry.proving import Proving
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from app.registry.loader import LoadedModel
-    from app.runtimes.compile import Compiling
 
 log = structlog.get_logger(__name__)
 
-# Refusals that may pass: for want of memory, or since the machine was busy.
-_PASSING = frozenset({"no_memory", "trial_timeout", "trial_memory", "trial_crashed"})
+# Refusals that may pass: for want of memory, since the machine was busy, or for want of a key.
+_PASSING = frozenset({"no_memory", "trial_timeout", "trial_memory", "trial_crashed", "unsigned", "unknown_key"})
 _PASSING_SECONDS = 30.0
 
 
 class Loading:
     """Used by one thread at a time, except for `close` and `release`."""
 
-    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
-        self.source = DirectorySource(settings.models_dir)
-        self._settings = settings
-        self._trust = Trust(settings.model_modules)
+    def __init__(self, proving: Proving, metrics: Metrics) -> None:
+        self._proving = proving
+        self.source = proving.source
         self._metrics = metrics
-        self.trials = Trials(settings)
 
     def load(self, name: str, entry: VersionEntry, make_room: "Callable[[int], bool]") -> VersionEntry:
         """The entry, `serving` or `refused`; `make_room` says whether there is room for so many bytes."""
         try:
-            manifest = self.source.manifest(name, entry.version)
-            verdict = self._tried(manifest)
-            if not make_room(verdict.memory_bytes):
-                return self._refused(name, entry, _no_memory(verdict))
-            model = self._load(manifest, verdict)
+            proven = self._proving.prove(name, entry.version)
+            size = proven.verdict.memory_bytes
+            if not make_room(size):
+                return self._refused(name, entry, _no_memory(size))
+            fell_back = self._metrics.runtime_fallbacks.labels(name, str(entry.version)).inc
+            model = self._proving.load(proven, fell_back)
         except VersionRefused as error:
             return self._refused(name, entry, error.refusal)
         except Exception as error:  # whatever one version does, the others are loaded
@@ -58,7 +52,7 @@ class Loading:
             manifest=model.manifest,
             model=model,
             refusal=None,
-            memory_bytes=verdict.memory_bytes,
+            memory_bytes=size,
         )
 
     def known(self, name: str, version: int) -> VersionEntry:
@@ -88,32 +82,6 @@ class Loading:
         self._metrics.model_runtime.remove(*labels, model.runtime.name)
         log.info("model_released", model=model.name, version=model.version)
 
-    def _tried(self, manifest: Manifest) -> Verdict:
-        if self._settings.model_trials == "off":
-            return Verdict(memory_bytes=manifest.artefact.size)
-        verdict = self.trials.verdict(self.source, manifest)
-        if verdict.refusal is not None:
-            raise VersionRefused(verdict.refusal.reason, verdict.refusal.detail)
-        return verdict
-
-    def _load(self, manifest: Manifest, verdict: Verdict) -> "LoadedModel":
-        # scikit-learn takes seconds to import; the service answers its health routes before that.
-        from app.registry.loader import load_version  # noqa: PLC0415
-
-        compiling = self._compiling(manifest, verdict) if self._settings.compile == "auto" else None
-        return load_version(self.source, manifest.name, manifest.version, self._trust, compiling)
-
-    def _compiling(self, manifest: Manifest, verdict: Verdict) -> "Compiling":
-        from app.runtimes.compile import Compiling, Decision, Form  # noqa: PLC0415 -- as above
-        from app.runtimes.cost import Cost  # noqa: PLC0415
-
-        decision = None
-        if verdict.plan:
-            forms = tuple(Form(**form.model_dump()) for form in verdict.forms)
-            decision = Decision(verdict.plan, forms, Cost(verdict.cost))
-        fell_back = self._metrics.runtime_fallbacks.labels(manifest.name, str(manifest.version)).inc
-        return Compiling(fell_back, decision=decision)
-
     def _note_serving(self, model: "LoadedModel") -> None:
         labels = (model.name, str(model.version))
         self._metrics.serving.labels(*labels).set(1)
@@ -123,7 +91,9 @@ class Loading:
         log.info("model_loaded", model=model.name, version=model.version, runtime=runtime, seconds=seconds)
 
     def _refused(self, name: str, entry: VersionEntry, refusal: Refusal) -> VersionEntry:
-        log.error("model_refused", model=name, version=entry.version, reason=refusal.reason, detail=refusal.detail)
+        # One that is thought over now and again is said once.
+        say = log.debug if refusal == entry.refusal else log.error
+        say("model_refused", model=name, version=entry.version, reason=refusal.reason, detail=refusal.detail)
         if entry.state != "idle":
             self._metrics.serving.labels(name, str(entry.version)).set(0)
         passes = refusal.reason in _PASSING
@@ -131,6 +101,6 @@ class Loading:
         return replace(entry, state="refused", refusal=refusal, retry_at=retry_at)
 
 
-def _no_memory(verdict: Verdict) -> Refusal:
-    size = f"{verdict.memory_bytes / (1 << 20):,.0f} MiB"
-    return Refusal("no_memory", f"it takes {size}, and MODELS_MAX_BYTES leaves no room for them")
+def _no_memory(size: int) -> Refusal:
+    told = f"{size / (1 << 20):,.0f} MiB"
+    return Refusal("no_memory", f"it takes {told}, and MODELS_MAX_BYTES leaves no room for them")

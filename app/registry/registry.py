@@ -36,6 +36,7 @@ from app.errors import (
 )
 from app.registry.entries import ModelEntry, VersionEntry
 from app.registry.loading import Loading
+from app.registry.proving import Proving
 from app.registry.reconcile import Wanted, merge_versions, read_wanted, reconcile
 from app.registry.reloader import Reloader
 from app.registry.watch import Watch, stamps
@@ -64,12 +65,14 @@ Place = tuple[str, int]
 class ModelRegistry:
     """Open it as an async context manager: entering starts the loading, leaving waits for what is being loaded."""
 
-    def __init__(self, settings: ModelSettings, metrics: Metrics) -> None:
+    def __init__(self, settings: ModelSettings, metrics: Metrics, *, production: bool = False) -> None:
+        """Raises InvalidSettings when signatures are required, and there is no key to check them with."""
         self.required = settings.required
         self.generation = 0
         self.on_change: list[Callable[[], None]] = []
-        self._loading = Loading(settings, metrics)
-        self.source = self._loading.source
+        self._proving = Proving(settings, production=production)
+        self._loading = Loading(self._proving, metrics)
+        self.source = self._proving.source
         self._most_bytes = settings.max_bytes
         self._metrics = metrics
         self._models: Mapping[str, ModelEntry] = MappingProxyType({})
@@ -94,7 +97,7 @@ class ModelRegistry:
         self._look()
         while self._work():
             pass
-        self._loading.trials.rest()
+        self._proving.trials.rest()
         self._shared = {(name, n) for name, m in self._models.items() for n, v in m.versions.items() if v.model}
 
     def join(self, board: Board) -> None:
@@ -111,7 +114,7 @@ class ModelRegistry:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await asyncio.to_thread(self._loading.trials.close)
+        await asyncio.to_thread(self._proving.trials.close)
         await self._reloader.stop(_STOP_SECONDS)
         self._loop = None
 
@@ -345,7 +348,7 @@ class ModelRegistry:
             for entry in list(self._models.values()):
                 due = {n: v for n, v in entry.versions.items() if v.state == "refused" and now > v.retry_at}
                 if due.keys() & {*entry.aliases.values(), *entry.pending.values()}:
-                    idle = {n: replace(v, state="idle", refusal=None) for n, v in due.items()}
+                    idle = {n: replace(v, state="idle") for n, v in due.items()}
                     self._settle(replace(entry, versions={**entry.versions, **idle}))
 
     def _tidy(self) -> None:
@@ -357,7 +360,7 @@ class ModelRegistry:
             _trim()
         if self._worked_at and not self._busy and now - self._worked_at > _REST_SECONDS:
             self._worked_at = 0.0
-            self._loading.trials.rest()
+            self._proving.trials.rest()
 
     def _unsettled(self, name: str) -> list[int]:
         entry = self._models.get(name)

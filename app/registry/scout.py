@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from app.config import ModelSettings
 from app.errors import Refusal, VersionRefused
 from app.registry.sources import DirectorySource
-from app.registry.trials import Verdict, as_report
+from app.registry.trials import Verdict, as_report, load_trust
 from app.registry.trust import Trust
 
 # Behind everybody who serves, and yet not so far that a busy machine keeps it from ever coming to an end.
@@ -36,7 +36,8 @@ class _Stopped(Exception):
 def main() -> None:
     """Until the input ends."""
     settings = ModelSettings.model_validate_json(sys.argv[1])
-    clock_for_cpu = int(sys.argv[2])
+    trust = load_trust(sys.argv[2])
+    clock_for_cpu = int(sys.argv[3])
     os.nice(_NICENESS)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print is no verdict
@@ -50,16 +51,16 @@ def main() -> None:
         *orders, pending = (pending + block).split(b"\n")
         for order in orders:
             with contextlib.suppress(_Stopped, BrokenPipeError):
-                out.write(_try(json.loads(order), settings, clock_for_cpu).model_dump_json().encode() + b"\n")
+                out.write(_try(json.loads(order), settings, trust, clock_for_cpu).model_dump_json().encode() + b"\n")
 
 
-def _try(order: dict[str, Any], settings: ModelSettings, clock_for_cpu: int) -> Verdict:
+def _try(order: dict[str, Any], settings: ModelSettings, trust: Trust, clock_for_cpu: int) -> Verdict:
     """Fork a child, and wait for what it says, or for how it ends."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
-        _be_tried(order, settings, theirs)
+        _be_tried(order, settings, trust, theirs)
     os.close(theirs)
     with contextlib.suppress(OSError):  # the child does so, too: whoever is first
         os.setpgid(child, child)
@@ -98,12 +99,12 @@ def _listen(pipe: int, deadline: float) -> bytes:
     return said
 
 
-def _be_tried(order: dict[str, Any], settings: ModelSettings, out: int) -> NoReturn:
+def _be_tried(order: dict[str, Any], settings: ModelSettings, trust: Trust, out: int) -> NoReturn:
     """In the child."""
     try:
         os.setpgid(0, 0)
         _limit(settings)
-        verdict = _verdict(order, settings)
+        verdict = _verdict(order, settings, trust)
         os.write(out, verdict.model_dump_json().encode() + b"\n")
     finally:
         os._exit(1)
@@ -118,14 +119,14 @@ def _limit(settings: ModelSettings) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _verdict(order: dict[str, Any], settings: ModelSettings) -> Verdict:
+def _verdict(order: dict[str, Any], settings: ModelSettings, trust: Trust) -> Verdict:
     from app.registry.loader import load_version  # noqa: PLC0415 -- imported by now
     from app.runtimes.compile import Compiling  # noqa: PLC0415
 
     source, before, started = DirectorySource(Path(order["root"])), _pages(1), time.perf_counter()
     compiling = Compiling() if settings.compile == "auto" else None
     try:
-        model = load_version(source, order["name"], order["version"], Trust(settings.model_modules), compiling)
+        model = load_version(source, order["name"], order["version"], trust, compiling)
     except Exception as error:  # noqa: BLE001 -- whatever a version does, it is its refusal
         return Verdict(refusal=_refusal(error, settings))
     return Verdict(

@@ -4,6 +4,9 @@ Names are checked against the manifest's own patterns before they touch the file
 ever part of a path that is opened.
 """
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +15,10 @@ from pydantic import ValidationError
 
 from app.errors import VersionRefused
 from app.manifest import (
-    ARTEFACT_FILE,
     CACHE_RULES_FILE,
     LOG_RULES_FILE,
     MANIFEST_FILE,
+    SIGNATURES_FILE,
     TRAFFIC_RULES_FILE,
     CacheRules,
     LogRules,
@@ -25,6 +28,10 @@ from app.manifest import (
     parse_manifest,
 )
 from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, read_aliases
+
+# A manifest of a hundred fields has a hundred KiB; a file of signatures one.
+_MOST_MANIFEST_BYTES = 64 << 20
+_MOST_SIGNATURES_BYTES = 64 << 10
 
 _Rules = TypeVar("_Rules", LogRules, CacheRules, TrafficRules)
 
@@ -53,11 +60,21 @@ class DirectorySource:
 
     def manifest(self, name: str, version: int) -> Manifest:
         """Raises VersionRefused when the document is missing, does not fit, or speaks of another version."""
+        return self.parse(self.document(name, version), name, version)
+
+    def document(self, name: str, version: int) -> bytes:
+        """The manifest's bytes, read once: what is signed is what is parsed."""
         path = self.folder(name, version) / MANIFEST_FILE
         try:
-            manifest = parse_manifest(path.read_bytes())
+            return _read(path, _MOST_MANIFEST_BYTES)
         except OSError as error:
             raise VersionRefused("manifest_unreadable", f"{path}: {error.strerror}") from None
+
+    def parse(self, document: bytes, name: str, version: int) -> Manifest:
+        """The manifest in a document. Raises VersionRefused when it does not fit, or speaks of another version."""
+        path = self.folder(name, version) / MANIFEST_FILE
+        try:
+            manifest = parse_manifest(document)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             place = ".".join(map(str, first["loc"])) or "the document"
@@ -67,13 +84,24 @@ class DirectorySource:
             raise VersionRefused("manifest_invalid", f"{path} describes {said}, not {name} {version}")
         return manifest
 
-    def artefact(self, name: str, version: int) -> bytes:
-        """The artefact's bytes, read once: what is hashed is what is unpickled."""
-        path = self.folder(name, version) / ARTEFACT_FILE
+    def signatures(self, name: str, version: int) -> bytes | None:
+        """The bytes of the signatures beside a manifest; None where there are none."""
+        path = self.folder(name, version) / SIGNATURES_FILE
         try:
-            return path.read_bytes()
+            return _read(path, _MOST_SIGNATURES_BYTES)
+        except FileNotFoundError:
+            return None
         except OSError as error:
-            raise VersionRefused("artefact_unreadable", f"{path}: {error.strerror}") from None
+            raise VersionRefused("signature_invalid", f"{path}: {error.strerror}") from None
+
+    def artefact(self, manifest: Manifest) -> bytes:
+        """The artefact's bytes, read once: what is hashed is what is loaded. A file of another size is not read."""
+        path = self.folder(manifest.name, manifest.version) / manifest.artefact.file
+        try:
+            return _read(path, manifest.artefact.size)
+        except OSError as error:
+            reason = "digest_mismatch" if error.errno == errno.EFBIG else "artefact_unreadable"
+            raise VersionRefused(reason, f"{path}: {error.strerror}") from None
 
     def aliases(self, name: str) -> Aliases:
         """The model's aliases; without a file, the newest version is the champion.
@@ -133,3 +161,14 @@ def _read_rules(path: Path, kind: type[_Rules], what: str) -> _Rules:
         raise VersionRefused(f"{what}_unreadable", f"{path}: {error.strerror}") from None
     except ValidationError as error:
         raise VersionRefused(f"{what}_invalid", f"{path}: {error.errors(include_input=False)[0]['msg']}") from None
+
+
+def _read(path: Path, most: int) -> bytes:
+    """All of a regular file; raises OSError for one that is larger, and for what would have no end."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "is no regular file")
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"has {status.st_size} bytes, and may have {most}")
+        return file.read(status.st_size)

@@ -24,13 +24,14 @@ from typing import Any, Self
 from uuid import uuid4
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from app import __version__
 from app.config import ModelSettings, bare_environment
 from app.errors import Refusal, VersionRefused
 from app.manifest import Manifest
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +73,9 @@ class Verdict(BaseModel):
 class Trials:
     """Asked from one thread at a time. Open it as a context manager: leaving ends what is being tried."""
 
-    def __init__(self, settings: ModelSettings) -> None:
+    def __init__(self, settings: ModelSettings, trust: Trust) -> None:
         self._settings = settings
+        self._trust = trust
         self._folder = settings.model_trials_dir
         self._known: dict[str, Verdict] = {}
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,7 +149,7 @@ class Trials:
             if self._closed:
                 raise VersionRefused("stopping", "the service stops")
             if self._process is None or self._process.poll() is not None:
-                self._process = start_scout(self._settings)
+                self._process = start_scout(self._settings, self._trust)
             return self._process
 
     def _key(self, manifest: Manifest) -> str:
@@ -192,20 +194,40 @@ class Trials:
             os.close(descriptor)
 
 
-def start_scout(settings: ModelSettings) -> subprocess.Popen[bytes]:
+def start_scout(settings: ModelSettings, trust: Trust) -> subprocess.Popen[bytes]:
     """The process that tries versions: it has no settings but these, no secrets, and the import path of this one.
 
     Raises OSError.
     """
     path = os.pathsep.join(str(Path(place).absolute()) for place in sys.path)
     return subprocess.Popen(  # noqa: S603 -- our own code, and no shell
-        [sys.executable, "-m", "app.registry.scout", settings.model_dump_json(), str(_CLOCK_FOR_CPU)],
+        [
+            sys.executable,
+            "-m",
+            "app.registry.scout",
+            settings.model_dump_json(),
+            dump_trust(trust),
+            str(_CLOCK_FOR_CPU),
+        ],
         env={**bare_environment(), "PYTHONPATH": path},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+
+
+_trust: TypeAdapter[Trust] = TypeAdapter(Trust)
+
+
+def dump_trust(trust: Trust) -> str:
+    """As the scout reads it."""
+    return _trust.dump_json(trust).decode()
+
+
+def load_trust(dumped: str) -> Trust:
+    """What `dump_trust` has written."""
+    return _trust.validate_json(dumped)
 
 
 def as_report(form: Any) -> FormReport:

@@ -86,8 +86,11 @@ class Releases:
         settings: ModelSettings,
         database: Database,
         registry: ModelRegistry | None = None,
+        *,
+        production: bool = False,
     ) -> None:
-        self.versions = Versions(settings)
+        """Raises InvalidSettings when signatures are required, and there is no key to check them with."""
+        self.versions = Versions(settings, production=production)
         self._source = self.versions.source
         self._database = database
         self._registry = registry
@@ -314,7 +317,7 @@ class Releases:
         entry = self._registry.models.get(name) if self._registry else None
         known = entry.versions.get(version) if entry else None
         if known is None or known.model is None:
-            self.versions.load(name, version)
+            self.versions.prove(name, version)
 
     def _check_sticky(self, name: str, rules: TrafficRules, aliases: Aliases) -> None:
         """A field that callers are told apart by is one that the versions between which they are shared out take."""

@@ -1,13 +1,14 @@
 """The versions on disk, as a change of what is served meets them: by number or alias, proven by loading them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from app.config import ModelSettings
 from app.errors import ModelNotFound, VersionNotFound, VersionRefused, VersionUnusable
 from app.manifest import Manifest
 from app.registry.aliases import Aliases
-from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
+from app.registry.proving import Proving
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 class Versions:
     """What is in MODELS_DIR now; nothing is kept. Everything blocks."""
 
-    def __init__(self, settings: ModelSettings) -> None:
-        self.source = DirectorySource(settings.models_dir)
-        self._trust = Trust(settings.model_modules)
-        self._compile = settings.compile == "auto"
+    def __init__(self, settings: ModelSettings, *, production: bool = False) -> None:
+        """Raises InvalidSettings when signatures are required, and there is no key to check them with."""
+        self._proving = Proving(settings, production=production)
+        self.source = self._proving.source
 
     def check_model(self, name: str) -> None:
         """Raises ModelNotFound for a name without a version."""
@@ -54,22 +55,32 @@ class Versions:
         except VersionRefused as error:
             raise _unusable(name, version, error) from error
 
+    def prove(self, name: str, version: int) -> None:
+        """That the service would serve it, found out in a process of its own. Raises VersionUnusable."""
+        if not self._proving.tries:
+            self.load(name, version)
+            return
+        with self._told(name, version):
+            self._proving.prove(name, version)
+
     def load(self, name: str, version: int) -> "LoadedModel":
         """The version as the service would serve it: verified, proven and compiled. Raises VersionUnusable.
 
         It is a copy of its own: a runtime is for one thread at a time, and the service's answers callers.
         """
-        # scikit-learn takes seconds to import, and what only reads aliases can do without.
-        from app.registry.loader import load_version  # noqa: PLC0415
-        from app.runtimes.compile import Compiling  # noqa: PLC0415
+        with self._told(name, version):
+            return self._proving.load(self._proving.prove(name, version))
 
-        compiling = Compiling(lambda: None) if self._compile else None
+    @contextmanager
+    def _told(self, name: str, version: int) -> Iterator[None]:
         try:
-            return load_version(self.source, name, version, self._trust, compiling)
+            yield
         except VersionRefused as error:
             raise _unusable(name, version, error) from error
         except Exception as error:
             raise VersionUnusable(f"{name} {version} would not be served: {type(error).__name__}") from error
+        finally:
+            self._proving.trials.rest()
 
 
 def _unusable(name: str, version: int, error: VersionRefused) -> VersionUnusable:

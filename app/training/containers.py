@@ -15,8 +15,9 @@ import numpy as np
 from app.errors import FieldError, PublishRefused, VersionRefused
 from app.manifest import Container, InputField, Manifest
 from app.pipelines.base import RawOutput, Row
-from app.registry.artefact import unpickle
+from app.registry.artefact import read_estimator
 from app.registry.loader import LoadedModel, assemble
+from app.registry.trust import Trust
 from app.runtimes.sklearn import SklearnRuntime
 from app.training.tables import TrainingTable, is_frame
 
@@ -42,9 +43,7 @@ class Reference:
     answers: RawOutput | None
 
 
-def fitting_model(
-    draft: Manifest, raw: bytes, modules: tuple[str, ...], rows: Sequence[Row], reference: Reference
-) -> LoadedModel:
+def fitting_model(draft: Manifest, raw: bytes, trust: Trust, rows: Sequence[Row], reference: Reference) -> LoadedModel:
     """The reloaded estimator in the first container in which it answers `rows` as in `reference`.
 
     Raises PublishRefused with what happened in each.
@@ -53,7 +52,7 @@ def fitting_model(
     for container in candidates(draft.fields):
         artefact = draft.artefact.model_copy(update={"container": container})
         try:
-            estimator = unpickle(raw, modules)
+            estimator = read_estimator(raw, draft.artefact.file, trust)
             model = assemble(draft.model_copy(update={"artefact": artefact}), estimator, 0.0)
         except VersionRefused as error:
             raise PublishRefused(error.refusal.detail) from None

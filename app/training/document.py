@@ -14,6 +14,8 @@ from typing import Any
 from app import __version__
 from app.errors import PublishRefused
 from app.manifest import (
+    ARTEFACT_FILE,
+    SKOPS_FILE,
     Artefact,
     Card,
     Golden,
@@ -61,7 +63,12 @@ def draft_manifest(publication: Publication, runtime: SklearnRuntime, raw: bytes
         task=publication.task,
         fields=table.fields,
         outputs=_outputs(publication, runtime),
-        artefact=Artefact(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw), container=candidates(table.fields)[0]),
+        artefact=Artefact(
+            file=SKOPS_FILE if options.format == "skops" else ARTEFACT_FILE,
+            sha256=hashlib.sha256(raw).hexdigest(),
+            size=len(raw),
+            container=candidates(table.fields)[0],
+        ),
         versions=_versions(),
         training=Training(
             data=options.data,

@@ -12,15 +12,19 @@ from typing import Any
 
 import joblib
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
+from app.config import SigningSettings
 from app.errors import PublishRefused, VersionRefused
-from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, Task, is_alias, is_model_name
+from app.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest, Task, is_alias, is_model_name
 from app.pipelines import pipeline_for
 from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, write_aliases
 from app.registry.loader import load_version
+from app.registry.model_keys import read_private_key
+from app.registry.signatures import signed
+from app.registry.skops_file import dump_skops
 from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
 from app.runtimes.sklearn import SklearnRuntime
 from app.training.containers import fitting_model, reference_for, valid_positions
 from app.training.document import Publication, complete, draft_manifest
@@ -50,12 +54,13 @@ def publish(
     matrix (with `Options.field_names`), a list of dicts or a pandas DataFrame. `y` are the labels, or the numbers of a
     regression, shape (rows,). `version` is the next number by default; one that exists is never overwritten.
 
-    Raises PublishRefused with the reason and, where there is one, the remedy.
+    Raises PublishRefused with the reason and, where there is one, the remedy; SigningRefused for a key that is none.
     """
     options = options or Options()
     X = X.tolist() if getattr(X, "ndim", 2) == 1 else X  # texts in an array or a pandas Series
     source = DirectorySource(options.models_dir)
     _check_names(name, options)
+    key = _signing_key(options)
     aliases = _present_aliases(source, name)
     wanted = options.aliases if source.versions(name) else (CHAMPION, *options.aliases)
     version = free_version(source, name, version)
@@ -63,7 +68,7 @@ def publish(
     with staged(source, name, version) as stage:
         try:
             manifest = _build(stage, publication, estimator, X)
-            load_version(stage.source, name, version, Trust(options.modules))
+            load_version(stage.source, name, version, options.trust)
         except VersionRefused as error:
             raise PublishRefused(f"{name} {version} would not be served: {error}") from None
         except ValidationError as error:
@@ -71,6 +76,8 @@ def publish(
             raise PublishRefused(
                 f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}".replace(": : ", ": ")
             ) from None
+        if key is not None:
+            stage.write(SIGNATURES_FILE, signed(stage.source.document(name, version), None, key))
         stage.reveal()
     if wanted:
         write_aliases(source.root / name / ALIASES_FILE, {**aliases, **dict.fromkeys(wanted, version)})
@@ -92,16 +99,16 @@ def _publication(
 
 def _build(stage: Stage, publication: Publication, estimator: Any, X: Any) -> Manifest:
     """Write both files; the manifest says what the reloaded estimator answers."""
-    raw = _pickled(estimator)
-    stage.write(ARTEFACT_FILE, raw)
+    raw = dump_skops(estimator) if publication.options.format == "skops" else _pickled(estimator)
     regression = publication.task == "regression"
     runtime = _runtime(estimator, publication.task)
     draft = draft_manifest(publication, runtime, raw)
+    stage.write(draft.artefact.file, raw)
     sample = spread(publication.y, _COMPARED_ROWS, regression=regression)
     positions = valid_positions(pipeline_for(draft), publication.table, sample)
     reference = reference_for(runtime, X, positions)
     rows = [publication.table.row(i) for i in positions]
-    model = fitting_model(draft, raw, publication.options.modules, rows, reference)
+    model = fitting_model(draft, raw, publication.options.trust, rows, reference)
     manifest = complete(publication, model, positions)
     stage.write(MANIFEST_FILE, manifest.to_json())
     return manifest
@@ -122,6 +129,13 @@ def _runtime(estimator: Any, task: Task) -> SklearnRuntime:
         return SklearnRuntime(estimator, task)
     except (AttributeError, ValueError):
         raise PublishRefused(f"the estimator is not fitted, does not do {task}, or has several outputs") from None
+
+
+def _signing_key(options: Options) -> Ed25519PrivateKey | None:
+    """Read before anything is fitted into a version: a passphrase that is missing should not cost the work."""
+    if options.signing_key is None:
+        return None
+    return read_private_key(options.signing_key, SigningSettings().model_key_passphrase.get_secret_value())
 
 
 def _check_names(name: str, options: Options) -> None:

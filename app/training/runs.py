@@ -122,6 +122,8 @@ def _options(order: Order, settings: Settings, evaluations: tuple[Evaluation, ..
         aliases=order.aliases,
         models_dir=settings.models.models_dir,
         modules=settings.models.model_modules,
+        types=settings.models.skops_trusted_types,
+        signing_key=settings.signing.model_signing_key,
     )
 
 

@@ -33,7 +33,7 @@ def _lines(root: Path) -> list[str]:
 def test_a_line_for_each_version(root: Path) -> None:
     """Name, version, task, aliases, rows, the main figure, size, date and state, in columns that line up."""
     head, first, second = _lines(root)
-    assert head.split() == ["NAME", "VERSION", "TASK", "ALIASES", "ROWS", "METRIC", "SIZE", "MADE", "STATE"]
+    assert head.split() == ["NAME", "VERSION", "TASK", "ALIASES", "ROWS", "METRIC", "SIZE", "MADE", "SIGNED", "STATE"]
     assert first.split()[:6] == ["toy", "1", "classification", "champion", "20", "-"]
     assert second.split()[:7] == ["toy", "2", "classification", "-", "20", "balanced_accuracy", "0.750"]
     assert head.index("STATE") == first.index("ok") == second.index("ok")

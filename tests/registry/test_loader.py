@@ -1,10 +1,11 @@
 """A version is served only when it is proven: everything that can be wrong with one is refused, with its reason."""
 
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,21 +17,21 @@ from sklearn.preprocessing import FunctionTransformer
 
 from app.errors import VersionRefused
 from app.manifest import CacheRules, Golden, GoldenRow, Outputs
-from app.registry.artefact import unpickle
+from app.registry.artefact import read_estimator
 from app.registry.loader import LoadedModel, load_version
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
 from app.runtimes.base import Runtime
 from app.runtimes.compile import Candidate, Compiling
 from app.runtimes.sklearn import SklearnRuntime
-from tests.support.estimators import Brittle, Forgetful
-from tests.support.versions import HERE, LABELS, NUMBER, one_golden, write_classifier, write_version
+from tests.support.estimators import Brittle, Forgetful, Parrot
+from tests.support.versions import HERE, LABELS, NUMBER, one_golden, write_classifier, write_raw, write_version
 
 OURS = ("tests.support.estimators",)
 
 
-def _load(root: Path, modules: tuple[str, ...] = ()) -> LoadedModel:
-    return load_version(DirectorySource(root), "toy", 1, Trust(modules))
+def _load(root: Path, modules: tuple[str, ...] = (), libraries: Literal["exact", "proven"] = "exact") -> LoadedModel:
+    return load_version(DirectorySource(root), "toy", 1, Trust(modules, libraries=libraries))
 
 
 def _reason(root: Path, modules: tuple[str, ...] = ()) -> str:
@@ -93,6 +94,8 @@ def test_a_folder_with_something_missing_is_refused(tmp_path: Path, damage: Call
     [
         ({"versions": HERE.model_copy(update={"scikit_learn": "1.0.2"})}, "library_mismatch"),
         ({"versions": HERE.model_copy(update={"numpy": "1.26.4"})}, "library_mismatch"),
+        ({"versions": HERE.model_copy(update={"python": "3.9.1"})}, "library_mismatch"),
+        ({"versions": HERE.model_copy(update={"scikit_learn": ""})}, "library_mismatch"),
         ({"golden": Golden(rows=(GoldenRow(inputs={"x": 1.0}, prediction="big"),))}, "golden_mismatch"),
         ({"golden": Golden(rows=(GoldenRow(inputs={"y": 1.0}, prediction="small"),))}, "golden_mismatch"),
         ({"golden": one_golden("small")}, "golden_mismatch"),
@@ -106,6 +109,55 @@ def test_a_manifest_that_does_not_match_its_artefact_is_refused(
     """Libraries, outputs and golden rows must be those of the estimator beside it."""
     write_classifier(tmp_path, **changes)
     assert _reason(tmp_path) == reason
+
+
+@pytest.mark.parametrize(
+    ("member", "there", "said"),
+    [
+        ("scikit_learn", "1.0.2", f"fitted with scikit-learn 1.0.2, and this is {HERE.scikit_learn}"),
+        ("numpy", "1.26.4", f"fitted with numpy 1.26.4, and this is {HERE.numpy}"),
+        ("python", "3.9.1", f"fitted with Python 3.9.1, and this is {HERE.python}"),
+    ],
+)
+def test_a_version_of_other_libraries_is_served_where_it_is_to_be_proven_and_is(
+    tmp_path: Path, member: str, there: str, said: str
+) -> None:
+    """`MODEL_LIBRARIES=proven`: golden rows that come out equal are enough; ones that do not name both versions."""
+    versions = HERE.model_copy(update={member: there})
+    write_classifier(tmp_path / "right", versions=versions)
+    with pytest.raises(VersionRefused, match=f"library_mismatch: {said}: train it again, or set MODEL_LIBRARIES"):
+        _load(tmp_path / "right")
+    assert _load(tmp_path / "right", libraries="proven").manifest.versions == versions
+    golden = Golden(rows=(GoldenRow(inputs={"x": 1.0}, prediction="big", probabilities={"small": 0.4, "big": 0.6}),))
+    write_classifier(tmp_path / "wrong", versions=versions, golden=golden)
+    with pytest.raises(VersionRefused, match=f"golden_mismatch: golden row 0 does not come out as recorded; {said}"):
+        _load(tmp_path / "wrong", libraries="proven")
+
+
+def test_libraries_that_differ_a_little_are_the_same(tmp_path: Path) -> None:
+    """Another minor numpy, another patch of Python, another scipy."""
+    numpy, python = HERE.numpy.partition(".")[0], HERE.python.rpartition(".")[0]
+    write_classifier(
+        tmp_path, versions=HERE.model_copy(update={"numpy": f"{numpy}.99.0", "python": f"{python}.99", "scipy": "0.1"})
+    )
+    assert _load(tmp_path).version == 1
+
+
+@pytest.mark.parametrize("libraries", ["exact", "proven"])
+def test_what_scikit_learn_says_of_a_pickle_of_another_version(
+    tmp_path: Path, libraries: Literal["exact", "proven"]
+) -> None:
+    """Its word counts whatever the manifest says, unless golden rows are to decide."""
+    numbers = np.arange(20.0).reshape(-1, 1)
+    estimator = LogisticRegression().fit(numbers, numbers[:, 0] >= 10)
+    raw = pickle.dumps(estimator).replace(HERE.scikit_learn.encode(), b"0" * len(HERE.scikit_learn))
+    small, big = estimator.predict_proba([[1.0]])[0].tolist()
+    golden = GoldenRow(inputs={"x": 1.0}, prediction="small", probabilities={"small": small, "big": big})
+    write_raw(tmp_path, raw, outputs=LABELS.model_copy(update={"probabilities": True}), golden=Golden(rows=(golden,)))
+    if libraries == "proven":
+        assert _load(tmp_path, libraries=libraries).version == 1
+    else:
+        assert _reason(tmp_path) == "library_mismatch"
 
 
 def test_a_folder_whose_manifest_speaks_of_another_version_is_refused(tmp_path: Path) -> None:
@@ -180,7 +232,7 @@ def test_a_dangerous_function_is_not_reached_through_a_library(tmp_path: Path) -
 
     program = b"\x80\x04" + text("joblib.disk") + text("os.system") + b"\x93" + text(f"touch {canary}") + b"\x85R."
     with pytest.raises(VersionRefused) as caught:
-        unpickle(program, ())
+        read_estimator(program, "model.joblib", Trust())
     assert caught.value.refusal.reason == "unknown_code"
     assert not canary.exists()
 
@@ -217,6 +269,29 @@ def test_a_regression_that_answers_nan_for_its_golden_row_is_refused(tmp_path: P
     """NaN is no prediction."""
     estimator = Forgetful().fit(None, None)
     write_version(tmp_path, estimator, task="regression", outputs=NUMBER, golden=one_golden(26.0, x=13.0))
+    assert _reason(tmp_path, OURS) == "golden_mismatch"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        np.array([[np.nan, np.nan]]),
+        np.array([[0.5]]),
+        np.array([0.5, 0.5]),
+        np.array([[0.9, 0.1]] * 2),
+        np.zeros((0, 2)),
+        np.array([[[0.9, 0.1]]]),
+        None,
+        "small",
+    ],
+    ids=["NaN", "too few classes", "flat", "too many rows", "no rows", "three dimensions", "nothing", "a text"],
+)
+def test_a_classifier_that_answers_nonsense_for_its_golden_row_is_refused(tmp_path: Path, answer: Any) -> None:
+    """NaN, or another shape than one share for each class."""
+    estimator = Parrot(answer).fit(np.zeros((2, 1)), ["big", "small"])
+    golden = GoldenRow(inputs={"x": 1.0}, prediction="small", probabilities={"small": 0.9, "big": 0.1})
+    outputs = Outputs(target="size", labels=("small", "big"), probabilities=True)
+    write_version(tmp_path, estimator, outputs=outputs, golden=Golden(rows=(golden,)))
     assert _reason(tmp_path, OURS) == "golden_mismatch"
 
 

@@ -17,6 +17,7 @@ from app.errors import VersionRefused
 from app.manifest import Manifest, Outputs
 from app.registry.sources import DirectorySource
 from app.registry.trials import Trials, Verdict
+from app.registry.trust import trust_of
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Hanging, Leaving, Looping, Oversized, Spawning
 from tests.support.versions import one_golden, write_classifier, write_version
@@ -31,10 +32,14 @@ def _settings(root: Path, **changes: Any) -> ModelSettings:
     return ModelSettings(**{"models_dir": root, "model_trials_dir": root.parent / "trials", **few, **changes})
 
 
+def _trials(settings: ModelSettings) -> Trials:
+    return Trials(settings, trust_of(settings, production=False))
+
+
 @pytest.fixture
 def trials(tmp_path: Path) -> Iterator[Trials]:
     """With a folder of their own."""
-    with Trials(_settings(tmp_path / "models")) as trials:
+    with _trials(_settings(tmp_path / "models")) as trials:
         yield trials
 
 
@@ -97,7 +102,7 @@ def test_what_has_been_tried_is_not_tried_again_by_anybody(tmp_path: Path, trial
     manifest = write_classifier(root)
     verdict = _verdict(trials, root, manifest)
     (root / "toy/1/model.joblib").unlink()  # a second trial would fail
-    with Trials(_settings(root)) as others:
+    with _trials(_settings(root)) as others:
         assert _verdict(others, root, manifest) == verdict
         assert others._process is None
 
@@ -124,7 +129,7 @@ def test_without_a_folder_to_keep_them_trials_are_made_all_the_same(tmp_path: Pa
     root = tmp_path / "models"
     manifest = write_classifier(root)
     (tmp_path / "file").write_text("")
-    with Trials(_settings(root, model_trials_dir=tmp_path / "file" / "trials")) as trials:
+    with _trials(_settings(root, model_trials_dir=tmp_path / "file" / "trials")) as trials:
         assert _verdict(trials, root, manifest).refusal is None
 
 
@@ -143,7 +148,7 @@ def test_closing_ends_a_trial_in_its_middle(tmp_path: Path) -> None:
     """Whoever stops the service does not wait for a version that hangs."""
     root = tmp_path / "models"
     write_version(root, Hanging(), **NUMBER)
-    trials = Trials(_settings(root, model_trial_seconds=600))
+    trials = _trials(_settings(root, model_trial_seconds=600))
     raised: list[BaseException] = []
 
     def ask() -> None:

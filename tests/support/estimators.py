@@ -40,6 +40,23 @@ class Forgetful(RegressorMixin, BaseEstimator):  # type: ignore[misc]
         return values[:-1] if len(values) == 3 else values
 
 
+class Parrot(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers what it was told to, whatever it is asked."""
+
+    def __init__(self, answer: Any = None) -> None:
+        self.answer = answer
+
+    def fit(self, X: Any, y: Any) -> Self:
+        self.classes_ = np.unique(y)
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return self.classes_[[0] * len(X)]
+
+    def predict_proba(self, X: Any) -> Any:
+        return self.answer
+
+
 class Slow(RegressorMixin, BaseEstimator):  # type: ignore[misc]
     """Sleeps as many seconds as its input says, but never more than 5."""
 

@@ -42,7 +42,11 @@ def write_version(root: Path, estimator: Any, *, compress: int = 0, **changes: A
     """A version of `toy` 1 unless `changes` to its manifest say otherwise; its one golden row is x = 1."""
     buffer = io.BytesIO()
     joblib.dump(estimator, buffer, compress=compress)
-    raw = buffer.getvalue()
+    return write_raw(root, buffer.getvalue(), **changes)
+
+
+def write_raw(root: Path, raw: bytes, **changes: Any) -> Manifest:
+    """The same of an artefact that is there already."""
     changes.setdefault("artefact", Artefact(sha256=hashlib.sha256(raw).hexdigest(), size=len(raw), container="matrix"))
     changes.setdefault("versions", HERE)
     manifest = make_manifest(X, **changes)

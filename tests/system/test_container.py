@@ -4,11 +4,13 @@ import json
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.support.server import free_port
+from tests.support.versions import write_classifier
 from tests.system.engine import Engine, wait_until
 
 # The first build installs every dependency.
@@ -22,7 +24,7 @@ LIMITS = ["--memory=512m", "--pids-limit=128"]
 # Prints what has no business in the image.
 LIST_SURPLUS = """
 import pathlib
-KNOWN = {"alembic", "alembic.ini", "app", "models", "var"}
+KNOWN = {"alembic", "alembic.ini", "app", "model-keys", "models", "var"}
 roots = [pathlib.Path(p) for p in ("/app", "/opt/venv", "/root/.cache", "/build")]
 found = [p for root in roots if root.exists() for p in root.rglob("*")]
 print(*[p for p in found if p.is_dir() and p.name in {"tests", "test-results", ".git", ".venv", "pip"}], sep="\\n")
@@ -93,6 +95,29 @@ def test_a_container_is_in_production(container: Container, engine: Engine) -> N
     assert httpx2.get(f"{url}/docs").status_code == 404
     assert httpx2.get(f"{url}/metrics").status_code == 401
     assert all(line.startswith("{") for line in engine.logs(container.id).splitlines())
+
+
+def test_the_models_in_the_image_are_signed_by_a_key_that_nobody_has(container: Container) -> None:
+    """Production loads them for that reason; the image has the public half alone."""
+    verified = container.execute("python", "-m", "app", "models", "verify")
+
+    assert len(verified.splitlines()) == 6
+    assert all(line.split()[3:] == ["good", "image", "ok"] for line in verified.splitlines()[1:])
+    assert container.execute("ls", "/app/model-keys") == "image.pub"
+    assert container.execute("find", "/app", "/opt", "-name", "*.key") == ""
+
+
+def test_models_that_nobody_signed_are_not_served(engine: Engine, image: str, tmp_path: Path) -> None:
+    """Mounted over the image's own, they are refused by name until somebody vouches for them, or says not to ask."""
+    write_classifier(tmp_path)
+    tmp_path.chmod(0o755)
+    own = [f"--volume={tmp_path}:/app/models:ro", "--env=MODEL_LIBRARIES=proven"]  # the image has a Python of its own
+    verify = ["python", "-m", "app", "models", "verify"]
+
+    refused = engine.run("run", "--rm", *STRICT, *own, image, *verify, check=False)
+    assert refused.returncode == 1
+    assert "unsigned" in refused.stdout
+    assert engine.run("run", "--rm", *STRICT, *own, "--env=MODEL_SIGNATURES=off", image, *verify).returncode == 0
 
 
 def test_a_container_without_a_secret_does_not_start(engine: Engine, image: str) -> None:

@@ -20,13 +20,17 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from app.errors import PublishRefused
+from app.errors import PublishRefused, SigningRefused
 from app.manifest import InputField, Manifest
 from app.registry.loader import LoadedModel, load_version
+from app.registry.model_keys import make_key_pair
+from app.registry.signing import sign_version
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
 from app.training.options import Options
 from app.training.publish import publish
+from tests.support.estimators import Shouting
+from tests.support.signing import make_key
 
 ROOT = Path(__file__).resolve().parents[2]
 NUMBERS = np.arange(20.0).reshape(-1, 1)
@@ -371,3 +375,43 @@ def test_aliases_that_cannot_be_read_stop_everything(tmp_path: Path) -> None:
     with pytest.raises(PublishRefused, match="must be mended first"):
         _publish_toy(tmp_path)
     assert not (tmp_path / "models" / "toy" / "2").exists()
+
+
+def test_a_version_is_signed_as_it_is_published(tmp_path: Path) -> None:
+    """With the key of the option; before it has its name, so that no server ever sees it unsigned."""
+    key = make_key(tmp_path / "keys")
+    _publish_toy(tmp_path, signing_key=tmp_path / "keys/alice.key")
+    trust = Trust(keys_dir=tmp_path / "keys", signatures="require")
+    assert load_version(DirectorySource(tmp_path / "models"), "toy", 1, trust).version == 1
+    assert not sign_version(DirectorySource(tmp_path / "models"), "toy", 1, key)
+
+
+def test_a_key_that_cannot_sign_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    """One that is not there, or encrypted without its passphrase."""
+    make_key_pair("alice", tmp_path, "correct horse")
+    for name in ("alice.key", "bob.key"):
+        with pytest.raises(SigningRefused):
+            _publish_toy(tmp_path, signing_key=tmp_path / name)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_version_may_be_a_skops_file(tmp_path: Path) -> None:
+    """Which the manifest names; there is no pickle beside it."""
+    manifest = _publish_toy(tmp_path, format="skops")
+    assert manifest.artefact.file == "model.skops"
+    assert sorted(path.name for path in (tmp_path / "models/toy/1").iterdir()) == ["manifest.json", "model.skops"]
+    assert _loaded(tmp_path, manifest).manifest == manifest
+
+
+def test_a_type_that_a_server_would_not_trust_is_not_published(tmp_path: Path) -> None:
+    """And is, once the option names it."""
+    estimator = make_pipeline(Shouting(), TfidfVectorizer(), LogisticRegression()).fit(TEXTS, MOODS)
+    types = ("tests.support.estimators.Shouting",)
+
+    def publish_moods(*trusted: str) -> Manifest:
+        options = _options(tmp_path, format="skops", types=trusted)
+        return publish("moods", estimator, TEXTS, MOODS, task="text-classification", options=options)
+
+    with pytest.raises(PublishRefused, match=f"{types[0]}; if you trust them, name them in SKOPS_TRUSTED_TYPES"):
+        publish_moods()
+    assert publish_moods(*types).artefact.file == "model.skops"

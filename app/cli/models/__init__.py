@@ -11,6 +11,9 @@ _PLACES = {
     "promote": "app.cli.models.release:promote",
     "rollback": "app.cli.models.release:rollback",
     "history": "app.cli.models.release:history",
+    "keygen": "app.cli.models.keys:keygen",
+    "sign": "app.cli.models.keys:sign",
+    "verify": "app.cli.models.keys:verify",
 }
 
 

@@ -2,13 +2,16 @@
 
 import click
 
+from app.cli.table import print_table
 from app.config import read_settings
 from app.errors import VersionRefused
 from app.manifest import Manifest
 from app.registry.aliases import Aliases
 from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
 
-_HEAD = ("NAME", "VERSION", "TASK", "ALIASES", "ROWS", "METRIC", "SIZE", "MADE", "STATE")
+_HEAD = ("NAME", "VERSION", "TASK", "ALIASES", "ROWS", "METRIC", "SIZE", "MADE", "SIGNED", "STATE")
+_NOT_GOOD = {"unsigned": "-", "unknown_key": "unknown", "signature_invalid": "invalid"}
 _RIGHT = {"VERSION", "ROWS", "SIZE"}
 # The figures that a model is best known by, the first that it has.
 _MAIN_METRICS = ("balanced_accuracy", "r2", "accuracy", "rmse", "mae")
@@ -17,19 +20,16 @@ _MAIN_METRICS = ("balanced_accuracy", "r2", "accuracy", "rmse", "mae")
 @click.command("list")
 def list_models() -> None:
     """List the models in MODELS_DIR: every version, with its aliases and figures."""
-    source = DirectorySource(read_settings().models.models_dir)
-    rows = [row for name in source.names() for row in _model(source, name)]
+    settings = read_settings().models
+    source, trust = DirectorySource(settings.models_dir), Trust(keys_dir=settings.model_keys_dir)
+    rows = [row for name in source.names() for row in _model(source, name, trust)]
     if not rows:
         click.echo(f"no models in {source.root}; `python -m app train` makes the demo models")
         return
-    widths = [max(len(row[column]) for row in (_HEAD, *rows)) for column in range(len(_HEAD))]
-    for row in (_HEAD, *rows):
-        cells = zip(_HEAD, row, widths, strict=True)
-        line = "  ".join(cell.rjust(width) if head in _RIGHT else cell.ljust(width) for head, cell, width in cells)
-        click.echo(line.rstrip())
+    print_table(_HEAD, rows, right=_RIGHT)
 
 
-def _model(source: DirectorySource, name: str) -> list[tuple[str, ...]]:
+def _model(source: DirectorySource, name: str, trust: Trust) -> list[tuple[str, ...]]:
     broken, aliases = "", Aliases()
     try:
         aliases = source.aliases(name)
@@ -38,7 +38,20 @@ def _model(source: DirectorySource, name: str) -> list[tuple[str, ...]]:
     dangling = sorted(alias for alias, version in aliases.items() if version not in source.versions(name))
     if dangling:
         broken = f"aliases: {', '.join(dangling)} without a version"
-    return [_version(source, name, version, aliases, broken) for version in source.versions(name)]
+    rows = []
+    for version in source.versions(name):
+        *row, state = _version(source, name, version, aliases, broken)
+        rows.append((*row, _signed(source, name, version, trust), state))
+    return rows
+
+
+def _signed(source: DirectorySource, name: str, version: int, trust: Trust) -> str:
+    """By which keys, in a word or two."""
+    try:
+        judgement = trust.judge(source.document(name, version), source.signatures(name, version))
+    except VersionRefused:
+        return "-"
+    return ",".join(judgement.signers) if judgement.state == "good" else _NOT_GOOD[judgement.state]
 
 
 def _version(source: DirectorySource, name: str, version: int, aliases: Aliases, broken: str) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ def releases() -> Iterator[Releases]:
     configure_logs(level=settings.server.log_level, json=settings.json_logs, stream=sys.stderr)
     with Database(settings.storage) as database:
         try:
-            yield Releases(settings.models, database)
+            yield Releases(settings.models, database, production=settings.place.production)
         except PresageError as error:
             raise OperatorError(_told(error)) from None
 
