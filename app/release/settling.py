@@ -1,7 +1,7 @@
 """Settling: what is carried out and not on record yet comes into the audit as soon as the database is back."""
 
 import asyncio
-import contextlib
+from threading import Event, Thread
 from typing import Self
 
 import structlog
@@ -12,30 +12,33 @@ from app.release.changes import Releases
 log = structlog.get_logger(__name__)
 
 _EVERY_SECONDS = 2.0
+_STOP_SECONDS = 1.0
 
 
 class Settling:
-    """Looks again and again while it is open. Several processes may do so: what is recorded twice is one row."""
+    """Looks again and again while it is open. Several processes may do so: what is recorded twice is one row.
+
+    On a thread of its own, a daemon: a folder or a database that hangs keeps neither the loop nor the process's end.
+    """
 
     def __init__(self, releases: Releases, every: float = _EVERY_SECONDS) -> None:
         self._releases = releases
         self._every = every
-        self._task: asyncio.Task[None] | None = None
+        self._over = Event()
+        self._thread = Thread(target=self._run, name="settle-changes", daemon=True)
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
+        self._thread.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        self._over.set()
+        await asyncio.to_thread(self._thread.join, _STOP_SECONDS)
 
-    async def _run(self) -> None:
-        while True:
+    def _run(self) -> None:
+        while not self._over.is_set():
             try:
-                await asyncio.to_thread(self._releases.settle)
+                self._releases.settle()
             except (PresageError, OSError) as error:  # the database is away, or the folder: later, then
                 log.debug("changes_not_settled", error=str(error))
-            await asyncio.sleep(self._every)
+            self._over.wait(self._every)

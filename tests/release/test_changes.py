@@ -30,6 +30,7 @@ from app.errors import (
 from app.registry.aliases import changing_model, write_aliases
 from app.release.changes import ACTIONS, Change, Releases
 from app.release.evidence import Evidence, Limits
+from app.release.notes import write_note
 from app.storage.audit import Entry
 from app.storage.database import Database
 from tests.support.postgres import execute
@@ -367,6 +368,15 @@ def test_what_a_crash_left_before_the_change_never_was(root: Path, away: Release
     releases.settle()
     assert (_litter(root), _entries(releases)) == ([], [])
     assert _aliases(root) == {"champion": 2, "previous": 1}
+
+
+def test_a_record_that_came_through_before_the_crash_stays_one(root: Path, releases: Releases) -> None:
+    """Only the note was left behind; evidence with all its figures is the same row when it is written again."""
+    releases.promote("toy", 2, by="ann", limits=QUICK)
+    (entry,) = _entries(releases)
+    write_note(root / "toy", entry, (root / "toy" / "aliases.json").read_bytes()).carry_out("aliases.json")
+    releases.settle()
+    assert (_entries(releases), _litter(root)) == ([entry], [])
 
 
 def test_a_note_that_is_none_is_left_alone(root: Path, releases: Releases) -> None:
