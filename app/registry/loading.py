@@ -38,8 +38,7 @@ class Loading:
             size = proven.verdict.memory_bytes
             if not make_room(size):
                 return self._refused(name, entry, _no_memory(size))
-            fell_back = self._metrics.runtime_fallbacks.labels(name, str(entry.version)).inc
-            model = self._proving.load(proven, fell_back)
+            model = self._proving.load(proven, self._metrics)
         except VersionRefused as error:
             return self._refused(name, entry, error.refusal)
         except Exception as error:  # whatever one version does, the others are loaded

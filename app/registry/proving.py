@@ -3,7 +3,6 @@
 Signature and manifest first, then a trial in a process of its own, and then what the trial has found out is followed.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from app.registry.sources import DirectorySource
 from app.registry.trials import Trials, Verdict
 from app.registry.trust import trust_of
 from app.registry.verification import verified_manifest
+from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
@@ -49,14 +49,22 @@ class Proving:
             raise VersionRefused(verdict.refusal.reason, verdict.refusal.detail)
         return Proven(manifest, verdict)
 
-    def load(self, proven: Proven, fell_back: Callable[[], None] = lambda: None) -> "LoadedModel":
-        """`fell_back` is called when a form has raised and scikit-learn answered."""
+    def load(self, proven: Proven, metrics: Metrics | None = None) -> "LoadedModel":
+        """With `metrics`, calls in which a form raises and scikit-learn answers are counted."""
         # scikit-learn takes seconds to import; a service answers its health routes before that.
         from app.registry.loader import load_version  # noqa: PLC0415
         from app.runtimes.compile import Compiling  # noqa: PLC0415
 
-        compiling = Compiling(fell_back, decision=_decision(proven.verdict)) if self._compile else None
-        return load_version(self.source, proven.manifest.name, proven.manifest.version, self._trust, compiling)
+        name, version = proven.manifest.name, proven.manifest.version
+        compiling = None
+        if self._compile:
+            fell_back = metrics.runtime_fallbacks.labels(name, str(version)).inc if metrics else _nothing
+            compiling = Compiling(fell_back, decision=_decision(proven.verdict))
+        return load_version(self.source, name, version, self._trust, compiling)
+
+
+def _nothing() -> None:
+    """Nobody counts."""
 
 
 def _decision(verdict: Verdict) -> "Decision | None":

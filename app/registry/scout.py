@@ -12,6 +12,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,6 +139,13 @@ def _verdict(order: dict[str, Any], settings: ModelSettings, trust: Trust) -> Ve
     )
 
 
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what it came of, one after the other."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _how_it_ended(status: int, settings: ModelSettings) -> Refusal:
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGXCPU:
@@ -147,7 +155,7 @@ def _how_it_ended(status: int, settings: ModelSettings) -> Refusal:
 
 
 def _refusal(error: BaseException, settings: ModelSettings) -> Refusal:
-    if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+    if any(isinstance(each, MemoryError) for each in _chain(error)):
         most = settings.max_bytes >> 20
         return Refusal("trial_memory", f"loading it takes more than {most} MiB (MODELS_MAX_BYTES)")
     return error.refusal if isinstance(error, VersionRefused) else Refusal("load_failed", type(error).__name__)
