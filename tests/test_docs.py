@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import ROOT, Server, clean_environment, running_server
+from tests.support.server import ROOT, TRIALS, Server, clean_environment, running_server
 from tests.support.tokens import SECRET, token
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -32,6 +32,7 @@ _MASKS = (
     (re.compile(r"\b20\d\d-\d\d-\d\d\b"), "<date>"),
     (re.compile(r"\b20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "<time>"),
     (re.compile(r"[\d.]+( ms for \d+ \(champion )[\d.]+"), r"<time>\1<time>"),
+    (re.compile(r"after \d+\.\d+ s"), "after <time>"),
     (re.compile(r"[\d,]+ of [\d,]+ labels equal"), "<count> labels equal"),
     (re.compile(r"\bcli:\w+"), "cli:<user>"),
     (re.compile(r"(\d\.\d{4})\d+(e-\d+)?"), r"\1"),
@@ -110,6 +111,7 @@ def _run(command: str, server: Server, models: Path) -> str:
         MODELS_DIR=str(models),
         DATABASE_URL=f"sqlite:///{server.log.parent}/presage.db",
         JOURNAL_DIR=f"{server.log.parent}/journal",
+        MODEL_TRIALS_DIR=str(TRIALS),
         TOKEN=token(sub="me").decode(),
         ADMIN=token(sub="ann", scope="admin").decode(),
     )
