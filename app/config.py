@@ -206,6 +206,12 @@ class ModelSettings(_Group):
         Path("var/trials"), description="Folder in which the outcomes of trials are kept, so that there is one of each."
     )
 
+    skops_trusted_types: Names = Field(
+        (),
+        description="Types, by full name and separated by commas, that a `model.skops` may contain beside those of "
+        "scikit-learn, numpy and scipy.",
+    )
+
     @property
     def max_bytes(self) -> int:
         """Memory that versions may take, in bytes."""
@@ -215,6 +221,26 @@ class ModelSettings(_Group):
     def required(self) -> tuple[str, ...]:
         """The names of the models that readiness waits for."""
         return self.required_models or (self.default_model,)
+
+
+class PublishingSettings(_Group):
+    """How long a publication may take, and where models come from that were registered elsewhere."""
+
+    publish_seconds: int = Field(
+        300,
+        ge=1,
+        le=86_400,
+        description="How long `models publish` may take, by the clock and in CPU time, to make a version, and as long "
+        "again to download it; MODELS_MAX_BYTES is the memory that it may take.",
+    )
+    mlflow_tracking_uri: SecretStr = Field(
+        SecretStr(""),
+        description="MLflow tracking server that `models publish models:/…` asks. MLflow's own variables, such as "
+        "`MLFLOW_TRACKING_TOKEN`, are heeded by its client.",
+    )
+    mlflow_seconds: int = Field(
+        10, ge=1, le=600, description="How long that server may take to answer one request; it is asked twice."
+    )
 
 
 class TrainingSettings(_Group):
@@ -462,6 +488,7 @@ class Settings(BaseModel):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    publishing: PublishingSettings = Field(default_factory=PublishingSettings)
 
     @model_validator(mode="after")
     def _safe_in_production(self) -> Self:
@@ -489,6 +516,13 @@ def bare_environment() -> dict[str, str]:
     """What a process of ours needs that is to run somebody else's code: none of the settings, and no secrets."""
     kept = re.compile(r"PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if kept.fullmatch(name)}  # noqa: TID251 -- here it is read
+
+
+def foreign_environment() -> dict[str, str]:
+    """All but our own settings: for a process that runs a client with credentials of its own."""
+    groups = (field.default_factory for field in Settings.model_fields.values())
+    ours = {name.upper() for group in groups for name in getattr(group, "model_fields", ())}
+    return {name: value for name, value in os.environ.items() if name.upper() not in ours}  # noqa: TID251 -- the same
 
 
 def read_settings() -> Settings:

@@ -6,6 +6,7 @@ from pathlib import Path
 from app.config import ModelSettings
 from app.manifest import Evaluation, InputField, Label
 from app.pipelines.base import RawOutput
+from app.registry.errands import Say, silent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Options:
 
     Where: `aliases` to point at the new version (the first version of a model is its `champion` anyway), `models_dir`
     and `modules` (by default `MODELS_DIR` and `MODEL_MODULES`).
+
+    `say` is told of each step before it is taken.
     """
 
     fields: tuple[InputField, ...] = ()
@@ -41,3 +44,4 @@ class Options:
     aliases: tuple[str, ...] = ()
     models_dir: Path = field(default_factory=lambda: ModelSettings().models_dir)
     modules: tuple[str, ...] = field(default_factory=lambda: ModelSettings().model_modules)
+    say: Say = silent

@@ -14,19 +14,17 @@ import joblib
 import numpy as np
 from pydantic import ValidationError
 
-from app.errors import PublishRefused, VersionRefused
-from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, Task, is_alias, is_model_name
+from app.errors import PublishRefused
+from app.manifest import ARTEFACT_FILE, MANIFEST_FILE, Manifest, Task
 from app.pipelines import pipeline_for
-from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, write_aliases
-from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
-from app.registry.trust import Trust
 from app.runtimes.sklearn import SklearnRuntime
 from app.training.containers import fitting_model, reference_for, valid_positions
 from app.training.document import Publication, complete, draft_manifest
 from app.training.options import Options
+from app.training.placing import check_names, place
 from app.training.samples import spread
-from app.training.staging import Stage, free_version, staged
+from app.training.staging import Stage, staged
 from app.training.tables import as_table
 
 # Rows on which the reloaded estimator is compared with the one handed in; golden rows are chosen from them.
@@ -55,25 +53,18 @@ def publish(
     options = options or Options()
     X = X.tolist() if getattr(X, "ndim", 2) == 1 else X  # texts in an array or a pandas Series
     source = DirectorySource(options.models_dir)
-    _check_names(name, options)
-    aliases = _present_aliases(source, name)
-    wanted = options.aliases if source.versions(name) else (CHAMPION, *options.aliases)
-    version = free_version(source, name, version)
-    publication = _publication(name, version, task, description, X, y, options)
+    check_names(source, name, options)
     with staged(source, name, version) as stage:
         try:
+            publication = _publication(name, stage.version, task, description, X, y, options)
             manifest = _build(stage, publication, estimator, X)
-            load_version(stage.source, name, version, Trust(options.modules))
-        except VersionRefused as error:
-            raise PublishRefused(f"{name} {version} would not be served: {error}") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise PublishRefused(
                 f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}".replace(": : ", ": ")
             ) from None
-        stage.reveal()
-    if wanted:
-        write_aliases(source.root / name / ALIASES_FILE, {**aliases, **dict.fromkeys(wanted, version)})
+        options.say("proving it as a server will load it")
+        place(stage, options)
     return manifest
 
 
@@ -96,6 +87,7 @@ def _build(stage: Stage, publication: Publication, estimator: Any, X: Any) -> Ma
     stage.write(ARTEFACT_FILE, raw)
     regression = publication.task == "regression"
     runtime = _runtime(estimator, publication.task)
+    publication.options.say("finding out what it takes, and what it answers")
     draft = draft_manifest(publication, runtime, raw)
     sample = spread(publication.y, _COMPARED_ROWS, regression=regression)
     positions = valid_positions(pipeline_for(draft), publication.table, sample)
@@ -122,21 +114,3 @@ def _runtime(estimator: Any, task: Task) -> SklearnRuntime:
         return SklearnRuntime(estimator, task)
     except (AttributeError, ValueError):
         raise PublishRefused(f"the estimator is not fitted, does not do {task}, or has several outputs") from None
-
-
-def _check_names(name: str, options: Options) -> None:
-    if not is_model_name(name):
-        raise PublishRefused("a model's name has 1 to 64 lower-case letters, digits and inner hyphens")
-    for alias in options.aliases:
-        if not is_alias(alias):
-            raise PublishRefused(f"{alias!r} is not an alias: a lower-case word of at most 32 letters, digits, hyphens")
-
-
-def _present_aliases(source: DirectorySource, name: str) -> Aliases:
-    """What is served now; without a file, the newest version is the champion, and stays it if a file is written."""
-    if not source.versions(name):
-        return {}
-    try:
-        return source.aliases(name)
-    except VersionRefused as error:
-        raise PublishRefused(f"the aliases of {name} must be mended first: {error}") from None

@@ -4,7 +4,10 @@ import click
 
 from app.cli.lazy import lazy_group
 
-_PLACES = {"list": "app.cli.models.listing:list_models"}
+_PLACES = {
+    "list": "app.cli.models.listing:list_models",
+    "publish": "app.cli.models.publish:publish",
+}
 
 
 @click.group(cls=lazy_group(_PLACES), invoke_without_command=True)
