@@ -97,8 +97,8 @@ def _calm(settings: PublishingSettings) -> Mapping[str, str]:
 
 def _errand(order: dict[str, Any], say: Say) -> Any:
     """In the process."""
-    server = _without_credentials(order["server"])
-    say(f"asking {server}")
+    server, resolving = _without_credentials(order["server"]), order["what"] == "resolve"
+    say(f"asking {server}" if resolving else f"downloading {order['source']}")
     try:
         import mlflow  # noqa: PLC0415 -- an extra
         from mlflow.exceptions import MlflowException  # noqa: PLC0415
@@ -108,9 +108,8 @@ def _errand(order: dict[str, Any], say: Say) -> Any:
         ) from None
     mlflow.set_tracking_uri(order["server"])
     try:
-        if order["what"] == "resolve":
+        if resolving:
             return _resolve(order["source"], server).model_dump()
-        say(f"downloading {order['source']}")
         return mlflow.artifacts.download_artifacts(artifact_uri=order["source"], dst_path=order["folder"])
     except MlflowException as error:
         raise PublishRefused(f"{order['source']}: {_reason(str(error), server)}") from None

@@ -9,7 +9,7 @@ from app.training.orders import Order
 
 def _errand(document: dict[str, Any], say: Say) -> str:
     order = Order.model_validate(document)
-    say(f"opening {order.source.name}")
+    say(f"opening {order.title}")
     start_numeric_threads(available_cpus())  # before numpy is imported
     from app.training.publication import carry_out  # noqa: PLC0415 -- its size is no part of what a model may take
 

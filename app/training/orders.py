@@ -37,6 +37,11 @@ class Order(BaseModel):
     dry_run: bool = False
     origin: str = ""
 
+    @property
+    def title(self) -> str:
+        """The source in a word."""
+        return self.origin.partition(" ")[0] or self.source.name
+
 
 def kind_of(source: Path) -> Kind:
     """What a file or a folder is. Raises PublishRefused when it is nothing that can be published."""

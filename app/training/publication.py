@@ -26,7 +26,7 @@ def carry_out(order: Order, say: Say) -> Manifest:
     options = Options(
         aliases=order.aliases,
         target=order.target,
-        recipe=order.origin or f"models publish {order.source.name}",
+        recipe=order.origin or f"models publish {order.title}",
         models_dir=order.models.models_dir,
         modules=order.models.model_modules,
         say=say,
