@@ -251,6 +251,26 @@ class SigningSettings(_Group):
     )
 
 
+class PublishingSettings(_Group):
+    """How long a publication may take, and where models come from that were registered elsewhere."""
+
+    publish_seconds: int = Field(
+        300,
+        ge=1,
+        le=86_400,
+        description="How long `models publish` may take, by the clock and in CPU time, to make a version, and as long "
+        "again to download it; MODELS_MAX_BYTES is the memory that it may take.",
+    )
+    mlflow_tracking_uri: SecretStr = Field(
+        SecretStr(""),
+        description="MLflow tracking server that `models publish models:/…` asks. MLflow's own variables, such as "
+        "`MLFLOW_TRACKING_TOKEN`, are heeded by its client.",
+    )
+    mlflow_seconds: int = Field(
+        10, ge=1, le=600, description="How long that server may take to answer one request; it is asked twice."
+    )
+
+
 class TrainingSettings(_Group):
     """What training may look at beside the data that it fits on."""
 
@@ -497,6 +517,7 @@ class Settings(BaseModel):
     storage: StorageSettings = Field(default_factory=StorageSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    publishing: PublishingSettings = Field(default_factory=PublishingSettings)
 
     @model_validator(mode="after")
     def _safe_in_production(self) -> Self:
@@ -524,6 +545,13 @@ def bare_environment() -> dict[str, str]:
     """What a process of ours needs that is to run somebody else's code: none of the settings, and no secrets."""
     kept = re.compile(r"PATH|HOME|LANG|LC_[A-Z]+|TZ|TMPDIR|VIRTUAL_ENV|LD_LIBRARY_PATH|PYTHON\w+|\w+_NUM_THREADS")
     return {name: value for name, value in os.environ.items() if kept.fullmatch(name)}  # noqa: TID251 -- here it is read
+
+
+def foreign_environment() -> dict[str, str]:
+    """All but our own settings: for a process that runs a client with credentials of its own."""
+    groups = (field.default_factory for field in Settings.model_fields.values())
+    ours = {name.upper() for group in groups for name in getattr(group, "model_fields", ())}
+    return {name: value for name, value in os.environ.items() if name.upper() not in ours}  # noqa: TID251 -- the same
 
 
 def read_settings() -> Settings:

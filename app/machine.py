@@ -1,15 +1,20 @@
-"""How many CPUs and how much memory this process may use: what the machine has, and what its container may have of it.
+"""What this process may use: CPUs and memory of the machine, and what its container or limits of its own leave of them.
 
 Python counts the machine's CPUs, or those that the process may run on. A container that is limited to one CPU of a
 machine with 64 is throttled whatever it runs on, and its limits stand in its control group (cgroup), or in one above.
 """
 
+import ctypes
 import math
 import os
+import resource
+import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 _ROOT = Path("/")
+_PR_SET_PDEATHSIG = 1
 # What OpenBLAS, of which numpy and scipy have one each, and OpenMP look at when they are loaded.
 _POOLS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -36,6 +41,31 @@ def start_numeric_threads(count: int) -> None:
     """Have numeric libraries that are imported from now on start so many threads, unless the environment says."""
     for name in _POOLS:
         os.environ.setdefault(name, str(count))  # noqa: TID251 -- written for libraries, not read
+
+
+def die_with(parent: int) -> None:
+    """From now on this process ends when its parent does, however that ends; only Linux can do it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was faster
+        os._exit(1)
+
+
+def limit_process(*, more_bytes: int, cpu_seconds: int, file_bytes: int) -> None:
+    """For good: memory beyond what is taken now, CPU time (then SIGXCPU), the size of files; and no core dumps."""
+    address_space = used_bytes(0) + more_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def used_bytes(place: int) -> int:
+    """Of this process: its whole address space (0), or what of it is in memory (1); 0 where nobody tells."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[place]) * resource.getpagesize()
+    except OSError:
+        return 0
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:

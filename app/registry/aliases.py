@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -66,3 +66,12 @@ def write_aliases(path: Path, aliases: Aliases) -> None:
 def aliases_document(aliases: Aliases) -> bytes:
     """The content of the file."""
     return _document.dump_json(dict(sorted(aliases.items())), indent=2) + b"\n"
+
+
+def pointed(aliases: Aliases, version: int, names: Collection[str]) -> Aliases:
+    """With these names for the version; when the champion moves by that, the one before is the previous champion."""
+    changed = {**aliases, **dict.fromkeys(names, version)}
+    before = aliases.get(CHAMPION)
+    if before is not None and changed[CHAMPION] != before and PREVIOUS not in names:
+        changed[PREVIOUS] = before
+    return changed

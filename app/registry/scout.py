@@ -7,7 +7,6 @@ child has limits of time and memory; whatever becomes of it, the scout lives, an
 import contextlib
 import json
 import os
-import resource
 import select
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 
 from app.config import ModelSettings
 from app.errors import Refusal, VersionRefused
+from app.machine import limit_process, used_bytes
 from app.registry.sources import DirectorySource
 from app.registry.trials import Verdict, as_report, load_trust
 from app.registry.trust import Trust
@@ -112,26 +112,21 @@ def _be_tried(order: dict[str, Any], settings: ModelSettings, trust: Trust, out:
 
 
 def _limit(settings: ModelSettings) -> None:
-    address_space = _pages(0) + settings.max_bytes
-    resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
-    seconds = settings.model_trial_seconds
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    limit_process(more_bytes=settings.max_bytes, cpu_seconds=settings.model_trial_seconds, file_bytes=_FILE_BYTES)
 
 
 def _verdict(order: dict[str, Any], settings: ModelSettings, trust: Trust) -> Verdict:
     from app.registry.loader import load_version  # noqa: PLC0415 -- imported by now
     from app.runtimes.compile import Compiling  # noqa: PLC0415
 
-    source, before, started = DirectorySource(Path(order["root"])), _pages(1), time.perf_counter()
+    source, before, started = DirectorySource(Path(order["root"])), used_bytes(1), time.perf_counter()
     compiling = Compiling() if settings.compile == "auto" else None
     try:
         model = load_version(source, order["name"], order["version"], trust, compiling)
     except Exception as error:  # noqa: BLE001 -- whatever a version does, it is its refusal
         return Verdict(refusal=_refusal(error, settings))
     return Verdict(
-        memory_bytes=max(_pages(1) - before, model.manifest.artefact.size),
+        memory_bytes=max(used_bytes(1) - before, model.manifest.artefact.size),
         seconds=time.perf_counter() - started,
         plan=model.plan,
         forms=tuple(as_report(form) for form in model.forms),
@@ -159,14 +154,6 @@ def _refusal(error: BaseException, settings: ModelSettings) -> Refusal:
         most = settings.max_bytes >> 20
         return Refusal("trial_memory", f"loading it takes more than {most} MiB (MODELS_MAX_BYTES)")
     return error.refusal if isinstance(error, VersionRefused) else Refusal("load_failed", type(error).__name__)
-
-
-def _pages(place: int) -> int:
-    """Bytes of this process: its whole address space (0), or what of it is in memory (1); 0 where nobody tells."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[place]) * resource.getpagesize()
-    except OSError:
-        return 0
 
 
 if __name__ == "__main__":

@@ -50,9 +50,9 @@ from app.storage.ids import new_id
 
 log = structlog.get_logger(__name__)
 
-PROMOTE, ROLLBACK = "model.promote", "model.rollback"
+PUBLISH, PROMOTE, ROLLBACK = "model.publish", "model.promote", "model.rollback"
 SET_ALIAS, DELETE_ALIAS, SET_TRAFFIC = "model.alias", "model.alias.delete", "model.traffic"
-ACTIONS = (PROMOTE, ROLLBACK, SET_ALIAS, DELETE_ALIAS, SET_TRAFFIC)
+ACTIONS = (PUBLISH, PROMOTE, ROLLBACK, SET_ALIAS, DELETE_ALIAS, SET_TRAFFIC)
 LONGEST_REASON = 1_000
 
 _RETRY_SECONDS = 5
@@ -207,6 +207,19 @@ class Releases:
             recorded = self._replace_aliases(name, ROLLBACK, aliases, after, by=by, at_once=True)
         detail = f"{previous} is the champion again"
         return Change(name, changed=True, detail=detail, aliases=after, recorded=recorded)
+
+    def note_publication(self, name: str, version: int, origin: str, before: Aliases, *, by: str) -> bool:
+        """Put on record that a version was published, and what its aliases were; whether the database has it by now."""
+        with self._changing(name, settle=False):
+            after = {"aliases": self.versions.aliases(name), "version": version, "origin": origin}
+            entry = _entry(PUBLISH, name, {"aliases": before}, after, by=by)
+            write_note(self._folder(name), entry, b"").mark()
+            try:
+                self._settle(self._folder(name))
+            except StorageUnavailable:
+                log.warning("change_not_recorded", model=name, action=PUBLISH, by=by)
+                return False
+        return True
 
     def history(self, name: str, size: int) -> list[Entry]:
         """The newest changes of a model, of everything that was carried out."""

@@ -45,6 +45,10 @@ class Note:
         self._path("next").replace(self.folder / file)
         _sync(self.folder)
 
+    def mark(self) -> None:
+        """What it tells of has happened already, by another way than by this note."""
+        self._path("next").unlink()
+
     def forget(self) -> None:
         """The entry first: without it, what is left of a change is only litter."""
         self._path("json").unlink(missing_ok=True)

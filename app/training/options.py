@@ -7,6 +7,7 @@ from typing import Literal
 from app.config import ModelSettings, SigningSettings
 from app.manifest import Evaluation, InputField, Label
 from app.pipelines.base import RawOutput
+from app.registry.errands import Say, silent
 from app.registry.trust import Trust
 
 
@@ -30,6 +31,8 @@ class Options:
     Where: `aliases` to point at the new version (the first version of a model is its `champion` anyway), `models_dir`
     and what an artefact may contain: `modules` and `types` (by default `MODELS_DIR`, `MODEL_MODULES` and
     `SKOPS_TRUSTED_TYPES`).
+
+    `say` is told of each step before it is taken.
     """
 
     fields: tuple[InputField, ...] = ()
@@ -50,6 +53,7 @@ class Options:
     models_dir: Path = field(default_factory=lambda: ModelSettings().models_dir)
     modules: tuple[str, ...] = field(default_factory=lambda: ModelSettings().model_modules)
     types: tuple[str, ...] = field(default_factory=lambda: ModelSettings().skops_trusted_types)
+    say: Say = silent
 
     @property
     def trust(self) -> Trust:

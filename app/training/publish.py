@@ -16,21 +16,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
 from app.config import SigningSettings
-from app.errors import PublishRefused, VersionRefused
-from app.manifest import MANIFEST_FILE, SIGNATURES_FILE, Manifest, Task, is_alias, is_model_name
+from app.errors import PublishRefused
+from app.manifest import MANIFEST_FILE, Manifest, Task
 from app.pipelines import pipeline_for
-from app.registry.aliases import ALIASES_FILE, CHAMPION, Aliases, write_aliases
-from app.registry.loader import load_version
 from app.registry.model_keys import read_private_key
-from app.registry.signatures import signed
 from app.registry.skops_file import dump_skops
 from app.registry.sources import DirectorySource
 from app.runtimes.sklearn import SklearnRuntime
 from app.training.containers import fitting_model, reference_for, valid_positions
 from app.training.document import Publication, complete, draft_manifest
 from app.training.options import Options
+from app.training.placing import check_names, place
 from app.training.samples import spread
-from app.training.staging import Stage, free_version, staged
+from app.training.staging import Stage, staged
 from app.training.tables import as_table
 
 # Rows on which the reloaded estimator is compared with the one handed in; golden rows are chosen from them.
@@ -59,28 +57,19 @@ def publish(
     options = options or Options()
     X = X.tolist() if getattr(X, "ndim", 2) == 1 else X  # texts in an array or a pandas Series
     source = DirectorySource(options.models_dir)
-    _check_names(name, options)
+    check_names(source, name, options)
     key = _signing_key(options)
-    aliases = _present_aliases(source, name)
-    wanted = options.aliases if source.versions(name) else (CHAMPION, *options.aliases)
-    version = free_version(source, name, version)
-    publication = _publication(name, version, task, description, X, y, options)
     with staged(source, name, version) as stage:
         try:
+            publication = _publication(name, stage.version, task, description, X, y, options)
             manifest = _build(stage, publication, estimator, X)
-            load_version(stage.source, name, version, options.trust)
-        except VersionRefused as error:
-            raise PublishRefused(f"{name} {version} would not be served: {error}") from None
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise PublishRefused(
                 f"{name}: {'.'.join(map(str, first['loc']))}: {first['msg']}".replace(": : ", ": ")
             ) from None
-        if key is not None:
-            stage.write(SIGNATURES_FILE, signed(stage.source.document(name, version), None, key))
-        stage.reveal()
-    if wanted:
-        write_aliases(source.root / name / ALIASES_FILE, {**aliases, **dict.fromkeys(wanted, version)})
+        options.say("proving it as a server will load it")
+        place(stage, options, key)
     return manifest
 
 
@@ -102,6 +91,7 @@ def _build(stage: Stage, publication: Publication, estimator: Any, X: Any) -> Ma
     raw = dump_skops(estimator) if publication.options.format == "skops" else _pickled(estimator)
     regression = publication.task == "regression"
     runtime = _runtime(estimator, publication.task)
+    publication.options.say("finding out what it takes, and what it answers")
     draft = draft_manifest(publication, runtime, raw)
     stage.write(draft.artefact.file, raw)
     sample = spread(publication.y, _COMPARED_ROWS, regression=regression)
@@ -136,21 +126,3 @@ def _signing_key(options: Options) -> Ed25519PrivateKey | None:
     if options.signing_key is None:
         return None
     return read_private_key(options.signing_key, SigningSettings().model_key_passphrase.get_secret_value())
-
-
-def _check_names(name: str, options: Options) -> None:
-    if not is_model_name(name):
-        raise PublishRefused("a model's name has 1 to 64 lower-case letters, digits and inner hyphens")
-    for alias in options.aliases:
-        if not is_alias(alias):
-            raise PublishRefused(f"{alias!r} is not an alias: a lower-case word of at most 32 letters, digits, hyphens")
-
-
-def _present_aliases(source: DirectorySource, name: str) -> Aliases:
-    """What is served now; without a file, the newest version is the champion, and stays it if a file is written."""
-    if not source.versions(name):
-        return {}
-    try:
-        return source.aliases(name)
-    except VersionRefused as error:
-        raise PublishRefused(f"the aliases of {name} must be mended first: {error}") from None

@@ -1,7 +1,7 @@
 """Training runs: measure, fit and publish, for the demo models and for own data, with a line for each step."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -9,6 +9,7 @@ from app.config import Settings
 from app.errors import InvalidSettings, InvalidTrainingData
 from app.manifest import Evaluation, Manifest
 from app.pipelines.base import RawOutput
+from app.registry.errands import Say
 from app.registry.sources import DirectorySource
 from app.training.evaluation import evaluate, record_evaluations, recorded_evaluation
 from app.training.measure import cross_validate
@@ -19,8 +20,6 @@ from app.training.recipes import RECIPES
 from app.training.sentiment import RECIPE as SENTIMENT
 from app.training.sentiment import read_texts
 from app.training.staging import free_version
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What Unix has for a process and its children, in the words that supervisor and template use."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -12,7 +11,8 @@ from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-_PR_SET_PDEATHSIG = 1
+from app.machine import die_with
+
 # `exit` of a process that a signal ended, as a shell tells it.
 _SIGNALLED = 128
 
@@ -47,14 +47,6 @@ def _be_a_child(parent: int, work: Callable[[], int]) -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
-
-
-def die_with(parent: int) -> None:
-    """From now on this process ends when its parent does, however that ends; only Linux can do it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was faster
-        os._exit(1)
 
 
 def hold(numbers: AbstractSet[signal.Signals]) -> None:

@@ -6,6 +6,7 @@ from app.cli.lazy import lazy_group
 
 _PLACES = {
     "list": "app.cli.models.listing:list_models",
+    "publish": "app.cli.models.publish:publish",
     "alias": "app.cli.models.aliases:alias",
     "traffic": "app.cli.models.aliases:traffic",
     "promote": "app.cli.models.release:promote",

@@ -9,7 +9,7 @@ import click
 from app.cli.models.opened import operator, releases, tell
 from app.cli.tables import lines
 from app.errors import PromotionRefused
-from app.release.changes import ACTIONS, PROMOTE, ROLLBACK
+from app.release.changes import ACTIONS, PROMOTE, PUBLISH, ROLLBACK
 from app.release.evidence import Evidence, Limits
 from app.storage import audit
 from app.storage.audit import Entry
@@ -113,7 +113,7 @@ def _action(entry: Entry) -> str:
 def _change(entry: Entry) -> str:
     """The names that stand for another version, or the rules that are others."""
     before, after = entry.before or {}, entry.after or {}
-    changed = []
+    changed = [f"version {after['version']}"] if entry.action == PUBLISH else []
     for part in ("aliases", "traffic"):
         was, now = before.get(part) or {}, after.get(part) or {}
         if part == "aliases" and entry.action in (PROMOTE, ROLLBACK):
