@@ -26,8 +26,8 @@ _SUFFIXES = (".joblib", ".pkl", ".pickle", ".skops")
 class Order(BaseModel):
     """What to publish, from where on this machine, and under which name.
 
-    `models` are the settings of whoever orders, and `by` is who that is; `origin` says where `source` comes from when it
-    is only a download.
+    `models` are the settings of whoever orders, and `by` is who that is; `origin` says where `source` comes from when
+    it is only a download.
     """
 
     model_config = ConfigDict(frozen=True)

@@ -16,6 +16,7 @@ from app.manifest import Manifest, Task
 from app.registry.aliases import CHAMPION
 from app.registry.mlflow_source import MlflowSource, is_followed, is_registered
 from app.registry.sources import DirectorySource
+from app.telemetry.logs import configure_logs
 from app.training.orders import Order, deliver, kind_of
 from app.training.registered import Follower, publish_registered
 
@@ -51,6 +52,8 @@ def publish(*, source: str, every: float | None, **wishes: object) -> None:
     if every is not None and (wishes["version"] or wishes["dry_run"] or not is_followed(source)):
         raise click.UsageError("--follow is for models:/NAME@ALIAS, without --version and --dry-run")
     settings = read_settings()
+    # Standard output belongs to the steps.
+    configure_logs(level=settings.server.log_level, json=settings.json_logs, stream=sys.stderr)
     kind = "mlflow" if is_registered(source) else kind_of(Path(source))
     order = Order.model_validate(
         {
