@@ -51,6 +51,7 @@ def split_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InProcess]:
     root = folder / "models"
     _pair(root, "w50", challenger_weight=0.5, sticky_by=HEADER)
     _pair(root, "fielded", challenger_weight=0.5, sticky_by="field:x")
+    _pair(root, "full", challenger_weight=1.0, sticky_by="field:x")
     _pair(root, "judged", challenger_weight=0.5, sticky_by=HEADER)
     _pair(root, "idle", challenger_weight=0.0)
     _strange(root)
@@ -140,6 +141,8 @@ def test_a_batch_is_answered_by_one_version(split_app: InProcess) -> None:
             assert answer.json()["version"] == expected
             labels = [result["prediction"] for result in answer.json()["results"]]
             assert labels == ["big" if x >= (5 if expected == 2 else 10) else "small" for x in range(20)]
+    assert _predict(split_app, "full", 7).json()["version"] == 2
+    assert split_app.request("POST", "/v2/batch/full", json_body={"inputs": inputs}).json()["version"] == 1
 
 
 def test_a_bad_row_is_refused_as_without_a_split(split_app: InProcess) -> None:

@@ -46,6 +46,20 @@ def test_a_prediction_comes_with_what_is_known_to_be_true(database: Database, ru
         assert found.feedback == queries.Feedback(truth, START, START, "ops", 2)
 
 
+def test_what_was_right_is_told_of_the_newest_predictions(database: Database, run: Run) -> None:
+    """Of one version, where it is known, and of a bounded number."""
+    most = queries.MOST_JUDGED
+    add_many(database, most, first=1)
+    old, failed, other = add(database, row(0), failed_row(most + 1), row(most + 2, version=2))
+    for milliseconds, truth in ((1, "yes"), (2, "no"), (10, False)):
+        add_feedback(database, identifier(milliseconds), truth)
+    for identifier_ in (old, failed, other):
+        add_feedback(database, identifier_, "yes")
+    assert sorted(queries.judged(run, "toy", 1), key=str) == [("no", False), ("yes", "no"), ("yes", "yes")]
+    assert queries.judged(run, "toy", 2) == [("yes", "yes")]
+    assert queries.judged(run, "toy", 3) == []
+
+
 @pytest.mark.parametrize("size", [1, 7, 500])
 def test_pages_are_the_whole_newest_first(database: Database, run: Run, size: int) -> None:
     """Predictions of one millisecond included."""
