@@ -13,7 +13,7 @@ from app.training.fields import TEXT_LENGTH, Column, converted, dtype_of
 
 # A number that begins with a zero is a code: a postcode, the number of an article.
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]{0,17})")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _BOOLEANS = {"true": True, "false": False}
 _TEXT = "text"
 

@@ -50,6 +50,8 @@ class Order(BaseModel):
     @property
     def title(self) -> str:
         """The source in a word."""
+        if self.kind == "version":
+            return "/".join(self.source.parts[-2:])
         return self.origin.partition(" ")[0] or self.source.name
 
 

@@ -62,13 +62,13 @@ class MlflowServer:
 
     def promote(self, name: str, alias: str, strength: float) -> None:
         """Log and register a new version of a model, and have the alias stand for it."""
-        command = [self.python, "-c", _CLIENT, name, alias, str(strength)]
+        command = [str(self.python), "-c", _CLIENT, name, alias, str(strength)]
         environment = clean_environment(MLFLOW_TRACKING_URI=self.url, **_QUIET)
         subprocess.run(command, cwd=self.folder, env=environment, check=True, capture_output=True, timeout=90)
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [self.python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = [str(self.python), "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--backend-store-uri", "sqlite:///mlflow.db", "--artifacts-destination", "./artifacts"]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,12 +69,12 @@ def _version_that_answers(server: Server) -> int:
 
 
 @contextmanager
-def _follower(environment: object, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def _follower(environment: Mapping[str, str], log: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*COMMAND, "--alias", "champion", "--follow", "1"],
             cwd=ROOT,
-            env=environment,  # type: ignore[arg-type]
+            env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
         )

@@ -248,7 +248,7 @@ def test_aliases_move_only_when_asked(tmp_path: Path) -> None:
     _publish_toy(tmp_path)
     assert source.aliases("toy") == {"champion": 1, "v1": 1}
     _publish_toy(tmp_path, aliases=("champion", "canary"))
-    assert source.aliases("toy") == {"champion": 3, "v1": 1, "canary": 3}
+    assert source.aliases("toy") == {"champion": 3, "v1": 1, "canary": 3, "previous": 1}
 
 
 def test_the_implied_champion_stays(tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""`models publish`: files, folders and MLflow's format become versions, whole or not at all, whatever is in them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from sklearn.datasets import load_iris
+from sklearn.linear_model import LogisticRegression
+
+from app.cli.models import models
+from app.errors import InvalidSettings, OperatorError
+from app.registry.loader import load_version
+from app.registry.sources import DirectorySource
+from app.registry.trust import Trust
+from tests.support.demo import MODULES
+from tests.support.estimators import Deadly, Hanging, Leaving, Oversized
+from tests.support.server import ROOT, clean_environment
+
+FLOWERS = load_iris(as_frame=True)
+SPECIES = FLOWERS.target_names[FLOWERS.target]
+_KILL_SECONDS = 60
+
+
+def _run(tmp_path: Path, *arguments: object, **settings: str) -> Result:
+    """The command, in this process but for what it starts."""
+    environment = {"MODELS_DIR": str(tmp_path / "models"), **settings}
+    return CliRunner().invoke(models, ["publish", *map(str, arguments)], env=environment)
+
+
+def _published(tmp_path: Path, *arguments: object, **settings: str) -> str:
+    result = _run(tmp_path, *arguments, **settings)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.output
+
+
+def _refused(tmp_path: Path, *arguments: object, **settings: str) -> str:
+    """The one line with which it ends."""
+    result = _run(tmp_path, *arguments, **settings)
+    assert isinstance(result.exception, OperatorError), (result.output, result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+def _source(tmp_path: Path) -> DirectorySource:
+    return DirectorySource(tmp_path / "models")
+
+
+def _answers(tmp_path: Path, name: str, rows: list[dict[str, Any]], version: int = 1) -> list[Any]:
+    model = load_version(_source(tmp_path), name, version, Trust())
+    valid: Any = model.pipeline.validate(rows)
+    outputs = model.runtime.predict(model.pipeline.preprocess(valid), len(rows))
+    return [prediction.value for prediction in model.pipeline.postprocess(outputs)]
+
+
+@pytest.fixture
+def flowers(tmp_path: Path) -> Path:
+    """The iris data in a file, with the species."""
+    path = tmp_path / "flowers.csv"
+    FLOWERS.data.assign(species=SPECIES).to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture
+def iris(tmp_path: Path) -> Path:
+    """A classifier of flowers in a file, fitted on a DataFrame."""
+    path = tmp_path / "iris.joblib"
+    joblib.dump(LogisticRegression(max_iter=1000).fit(FLOWERS.data, SPECIES), path)
+    return path
+
+
+def test_a_file_becomes_the_first_version(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """With figures about the target; steps are said, and in the end how to try it; it is the champion."""
+    said = _published(tmp_path, iris, "--name", "iris", "--data", flowers, "--target", "species")
+    steps = [
+        "opening iris.joblib",
+        "finding out what it takes",
+        "proving it",
+        "iris 1: published",
+        "it is the champion",
+    ]
+    assert re.search(".*".join(steps), said, re.DOTALL), said
+    assert "/v2/predict/iris?version=1" in said
+    manifest = _source(tmp_path).manifest("iris", 1)
+    assert (manifest.task, manifest.outputs.target, manifest.training.rows) == ("classification", "species", 150)
+    (figures,) = manifest.training.evaluations
+    assert figures.metrics["balanced_accuracy"] > 0.95
+    assert "not known" in figures.measured
+    row = json.loads(re.search(r"-d '(.*)'", said)[1])["inputs"]  # type: ignore[index]
+    assert _answers(tmp_path, "iris", [row]) == ["setosa"]
+
+
+def test_the_next_version_waits_until_it_is_promoted(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """Aliases move only when they are named, and the champion's predecessor is kept for a rollback."""
+    arguments = (iris, "--name", "iris", "--data", flowers)
+    _published(tmp_path, *arguments)
+    said = _published(tmp_path, *arguments, "--alias", "canary")
+    assert said.endswith("promote it:  python -m app models promote iris 2\n")
+    assert _source(tmp_path).aliases("iris") == {"champion": 1, "canary": 2}
+    _published(tmp_path, *arguments, "--version", 7, "--alias", "champion")
+    assert _source(tmp_path).aliases("iris") == {"champion": 7, "canary": 2, "previous": 1}
+    assert "iris 7 exists already" in _refused(tmp_path, *arguments, "--version", 7)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "said"),
+    [
+        (Deadly(), "the process ended with SIGSEGV"),
+        (Leaving(), "the process ended with the exit code"),
+        (Hanging(), r"opening toy.joblib: not done within 4 s \(PUBLISH_SECONDS\)"),
+        (Oversized(), r"it takes more memory than it may \(MODELS_MAX_BYTES\)"),
+    ],
+    ids=["crashes", "exits", "hangs", "takes-all-memory"],
+)
+def test_whatever_a_file_does_is_one_line(tmp_path: Path, estimator: Any, said: str) -> None:
+    """It is done in a process with limits; nothing is left of it."""
+    joblib.dump(estimator, tmp_path / "toy.joblib")
+    pd.DataFrame({"x": range(20)}).to_csv(tmp_path / "rows.csv", index=False)
+    limits = {"MODEL_MODULES": MODULES, "PUBLISH_SECONDS": "4", "MODELS_MAX_BYTES": str(512 << 20)}
+    arguments = (tmp_path / "toy.joblib", "--name", "toy", "--data", tmp_path / "rows.csv")
+    assert re.search(said, _refused(tmp_path, *arguments, **limits))
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_program_in_a_file_does_not_run(tmp_path: Path, flowers: Path) -> None:
+    """A pickle that names what is not allowed is refused with advice."""
+    (tmp_path / "evil.pkl").write_bytes(b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR.")
+    said = _refused(tmp_path, tmp_path / "evil.pkl", "--name", "toy", "--data", flowers)
+    assert "if you trust it, set MODEL_MODULES=os" in said.replace("posix", "os")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("rows.csv", "should be a file of a fitted estimator"),
+        ("nothing", "there is no file or folder"),
+        (".", "has neither a manifest.json nor an MLmodel"),
+    ],
+)
+def test_what_is_no_source(tmp_path: Path, source: str, said: str) -> None:
+    """One line says why, before anything is started."""
+    (tmp_path / "rows.csv").touch()
+    assert said in _refused(tmp_path, tmp_path / source, "--name", "iris")
+
+
+def test_a_dry_run_says_what_could_be(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """And leaves nothing."""
+    said = _published(tmp_path, iris, "--name", "iris", "--data", flowers, "--dry-run")
+    assert said.endswith("iris 1: could be published; nothing was written\n")
+    assert not (tmp_path / "models").exists()
+
+
+def test_options_that_make_no_sense_together(tmp_path: Path, iris: Path) -> None:
+    """Said before anything is done; and MLflow's names need MLflow's address."""
+    for arguments in (("--target", "x"), ("--follow", "5")):
+        assert _run(tmp_path, iris, "--name", "iris", *arguments).exit_code == 2
+    result = _run(tmp_path, "models:/iris@champion", "--name", "iris")
+    assert isinstance(result.exception, InvalidSettings)
+    assert "MLFLOW_TRACKING_URI" in str(result.exception)
+
+
+def _command(iris: Path, flowers: Path) -> list[str]:
+    return [sys.executable, "-m", "app", "models", "publish", str(iris), "--name", "iris", "--data", str(flowers)]
+
+
+def test_two_at_the_same_time_get_two_numbers(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """And one of them is the champion."""
+    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    both = [subprocess.Popen(_command(iris, flowers), cwd=ROOT, env=environment) for _ in range(2)]
+    assert [process.wait(60) for process in both] == [0, 0]
+    source = _source(tmp_path)
+    assert source.versions("iris") == [1, 2]
+    assert source.aliases("iris")["champion"] in {1, 2}
+    assert not [entry for entry in (tmp_path / "models/iris").iterdir() if entry.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "moment", ["iris/.1.*", "iris/.1.*/iris/1/model.joblib", "iris/.1.*/iris/1/manifest.json", "iris/1"]
+)
+def test_killed_at_any_moment_it_leaves_a_whole_version_or_none(
+    tmp_path: Path, iris: Path, flowers: Path, moment: str
+) -> None:
+    """As soon as that path is there, the command is killed; what it had started ends with it."""
+    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    process = subprocess.Popen(_command(iris, flowers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    _until(lambda: any((tmp_path / "models").glob(moment)))
+    child = _children(process.pid)
+    process.kill()
+    process.wait()
+    _until(lambda: not any(Path(f"/proc/{pid}/stat").exists() and _alive(pid) for pid in child))
+    source = _source(tmp_path)
+    for version in source.versions("iris"):
+        load_version(source, "iris", version, Trust())
+    assert moment != "iris/1" or source.versions("iris") == [1]
+    _published(tmp_path, iris, "--name", "iris", "--data", flowers)
+    assert len(source.versions("iris")) == (2 if moment == "iris/1" else 1)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + _KILL_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    """Whether it runs; one that has ended may wait to be reaped by whoever adopted it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_on_ctrl_c_it_takes_away_what_it_was_making(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """Also what the process in which it works has begun."""
+    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    process = subprocess.Popen(
+        _command(iris, flowers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    _until(lambda: any((tmp_path / "models").glob("iris/.1.*/iris/1/model.joblib")))
+    os.kill(process.pid, signal.SIGINT)
+    assert process.wait(30) != 0
+    assert not any((tmp_path / "models").iterdir())
+
+
+def test_the_example_in_the_docs_works(tmp_path: Path) -> None:
+    """Its program makes the two files that its command publishes."""
+    text = (ROOT / "docs/publishing.md").read_text().partition("## An estimator in a file")[2]
+    program, command = (
+        re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0] for kind in ("python", "sh")
+    )
+    environment = clean_environment(PYTHONPATH=str(ROOT))
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
+    line = command.replace("python", sys.executable)
+    subprocess.run(
+        ["bash", "-c", line], cwd=tmp_path, env=environment, check=True, timeout=60, stdout=subprocess.DEVNULL
+    )
+    assert _source(tmp_path).manifest("churn", 1).training.evaluations[0].metrics["accuracy"] == 1.0
