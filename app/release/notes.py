@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from app.storage.audit import Entry
 
 FOLDER = ".changes"
+LATER = "the database is away, or not migrated: this goes on record once a service, or one of these commands, finds it"
 
 _entry: TypeAdapter[Entry] = TypeAdapter(Entry)
 

@@ -17,6 +17,7 @@ from app.registry.model_keys import read_private_key
 from app.registry.signing import sign_version
 from app.registry.sources import DirectorySource
 from app.release.changes import Releases
+from app.release.notes import LATER
 from app.storage.database import Database
 
 Kind = Literal["estimator", "version", "mlflow"]
@@ -89,7 +90,7 @@ def deliver(order: Order, settings: Settings, say: Say) -> Manifest:
     with Database(settings.storage) as database:
         releases = Releases(order.models, database, production=settings.place.production)
         if not releases.note_publication(order.name, manifest.version, order.title, before, by=order.by):
-            say("the database is away: this goes on record when a service, or one of these commands, finds it back")
+            say(LATER)
     return manifest
 
 

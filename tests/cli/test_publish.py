@@ -15,26 +15,38 @@ import joblib
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import SecretStr
 from sklearn.datasets import load_iris
 from sklearn.linear_model import LogisticRegression
 
 from app.cli.models import models
+from app.config import ModelSettings, StorageSettings
 from app.errors import InvalidSettings, OperatorError
 from app.registry.loader import load_version
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
+from app.release.changes import PUBLISH, Releases
+from app.release.notes import FOLDER
+from app.storage import audit, queries
+from app.storage.database import Database
+from app.storage.migrations import upgrade
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Hanging, Leaving, Oversized
 from tests.support.server import ROOT, clean_environment
+from tests.support.signing import make_key
 
 FLOWERS = load_iris(as_frame=True)
 SPECIES = FLOWERS.target_names[FLOWERS.target]
 _KILL_SECONDS = 60
 
 
+def _places(tmp_path: Path) -> dict[str, str]:
+    return {"MODELS_DIR": str(tmp_path / "models"), "DATABASE_URL": f"sqlite:///{tmp_path}/presage.db"}
+
+
 def _run(tmp_path: Path, *arguments: object, **settings: str) -> Result:
     """The command, in this process but for what it starts."""
-    environment = {"MODELS_DIR": str(tmp_path / "models"), **settings}
+    environment = {**_places(tmp_path), **settings}
     return CliRunner().invoke(models, ["publish", *map(str, arguments)], env=environment)
 
 
@@ -175,14 +187,46 @@ def _command(iris: Path, flowers: Path) -> list[str]:
 
 
 def test_two_at_the_same_time_get_two_numbers(tmp_path: Path, iris: Path, flowers: Path) -> None:
-    """And one of them is the champion."""
-    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    """One of them is the champion, and both are on record."""
+    environment = clean_environment(**_places(tmp_path))
+    url = SecretStr(environment["DATABASE_URL"])
+    upgrade(StorageSettings(database_url=url))
     both = [subprocess.Popen(_command(iris, flowers), cwd=ROOT, env=environment) for _ in range(2)]
     assert [process.wait(60) for process in both] == [0, 0]
     source = _source(tmp_path)
     assert source.versions("iris") == [1, 2]
     assert source.aliases("iris")["champion"] in {1, 2}
-    assert not [entry for entry in (tmp_path / "models/iris").iterdir() if entry.name.startswith(".")]
+    assert _hidden(tmp_path) == []
+    with Database(StorageSettings(database_url=url)) as database, database.reading() as connection:
+        entries = audit.page(queries.on(connection), subject="iris", actions=(PUBLISH,), size=9).entries
+    assert {(entry.after or {})["version"] for entry in entries} == {1, 2}
+    assert all(entry.principal.startswith("cli:") for entry in entries)
+
+
+def _hidden(tmp_path: Path) -> list[Path]:
+    """What lies beside the versions and should not; a change that waits for the database is a file, too."""
+    hidden = [path for path in (tmp_path / "models/iris").iterdir() if path.name.startswith(".")]
+    return [path for path in hidden if path.name != FOLDER or any(path.iterdir())]
+
+
+def test_without_a_database_it_is_on_record_later(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """By the next command, or a service, that finds it."""
+    assert "goes on record when" in _published(tmp_path, iris, "--name", "iris", "--data", flowers)
+    storage = StorageSettings(database_url=SecretStr(_places(tmp_path)["DATABASE_URL"]))
+    assert _hidden(tmp_path) != []
+    upgrade(storage)
+    with Database(storage) as database:
+        found = Releases(ModelSettings(models_dir=tmp_path / "models"), database).history("iris", 9)
+    assert [entry.action for entry in found] == [PUBLISH]
+    assert _hidden(tmp_path) == []
+
+
+def test_what_is_published_is_signed_by_whoever_publishes(tmp_path: Path, iris: Path, flowers: Path) -> None:
+    """Not by the process that opens the file: that does not have the key."""
+    make_key(tmp_path / "keys")
+    _published(tmp_path, iris, "--name", "iris", "--data", flowers, MODEL_SIGNING_KEY=f"{tmp_path}/keys/alice.key")
+    trust = Trust(keys_dir=tmp_path / "keys", signatures="require")
+    assert load_version(_source(tmp_path), "iris", 1, trust).version == 1
 
 
 @pytest.mark.parametrize(
@@ -192,7 +236,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_version_or_none(
     tmp_path: Path, iris: Path, flowers: Path, moment: str
 ) -> None:
     """As soon as that path is there, the command is killed; what it had started ends with it."""
-    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    environment = clean_environment(**_places(tmp_path))
     process = subprocess.Popen(_command(iris, flowers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     _until(lambda: any((tmp_path / "models").glob(moment)))
     child = _children(process.pid)
@@ -227,7 +271,7 @@ def _alive(pid: int) -> bool:
 
 def test_on_ctrl_c_it_takes_away_what_it_was_making(tmp_path: Path, iris: Path, flowers: Path) -> None:
     """Also what the process in which it works has begun."""
-    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"))
+    environment = clean_environment(**_places(tmp_path))
     process = subprocess.Popen(
         _command(iris, flowers), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -243,7 +287,7 @@ def test_the_example_in_the_docs_works(tmp_path: Path) -> None:
     program, command = (
         re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0] for kind in ("python", "sh")
     )
-    environment = clean_environment(PYTHONPATH=str(ROOT))
+    environment = clean_environment(PYTHONPATH=str(ROOT), DATABASE_URL=_places(tmp_path)["DATABASE_URL"])
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
     line = command.replace("python", sys.executable)
     subprocess.run(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.registry.sources import DirectorySource
+from app.release.notes import FOLDER
 from tests.support.mlflow_server import MlflowServer, running_mlflow
 from tests.support.server import ROOT, Server, clean_environment, running_server
 
@@ -33,7 +34,9 @@ def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
 def test_what_is_promoted_there_is_answered_here(mlflow: MlflowServer, tmp_path: Path) -> None:
     """By hand once; then by a process that stays, through an outage of MLflow, until it is told to end."""
     models = tmp_path / "models"
-    environment = clean_environment(MODELS_DIR=str(models), MLFLOW_TRACKING_URI=mlflow.url)
+    environment = clean_environment(
+        MODELS_DIR=str(models), MLFLOW_TRACKING_URI=mlflow.url, DATABASE_URL=f"sqlite:///{tmp_path}/server/presage.db"
+    )
     once = subprocess.run(COMMAND, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert once.returncode == 0, once.stderr
     assert "iris 1: published" in once.stdout
@@ -57,7 +60,7 @@ def test_what_is_promoted_there_is_answered_here(mlflow: MlflowServer, tmp_path:
     said = log.read_text()
     assert said.count("cannot be reached") == 1, said
     assert DirectorySource(models).aliases("iris") == {"champion": 2, "previous": 1}
-    assert not [entry for entry in (models / "iris").iterdir() if entry.name.startswith(".")]
+    assert not [entry for entry in (models / "iris").iterdir() if entry.name.startswith(".") and entry.name != FOLDER]
 
 
 def _version_that_answers(server: Server) -> int:

@@ -44,7 +44,7 @@ def _publish(tmp_path: Path, source: Path, *, settings: Any = None, **wishes: An
     """What the command does, in this process."""
     models = ModelSettings(models_dir=tmp_path / "models", **(settings or {}))
     kind = wishes.pop("kind", None) or kind_of(source)
-    order = Order(source=source, kind=kind, models=models, cpu_seconds=60, **{"name": "toy", **wishes})
+    order = Order(source=source, kind=kind, models=models, cpu_seconds=60, by="ann", **{"name": "toy", **wishes})
     return carry_out(order, silent)
 
 

@@ -11,6 +11,7 @@ import click
 from app.config import read_settings
 from app.errors import OperatorError, PresageError, StorageUnavailable, VersionRefused
 from app.release.changes import Change, Releases
+from app.release.notes import LATER
 from app.storage.database import Database
 from app.telemetry.logs import configure_logs
 
@@ -40,8 +41,7 @@ def tell(change: Change) -> None:
     """What came of it, in a sentence or two."""
     click.echo(f"{change.model}: {change.detail}")
     if not change.recorded:
-        later = "the database is away: this goes on record when a service, or one of these commands, finds it back"
-        click.echo(f"presage: {later}", err=True)
+        click.echo(f"presage: {LATER}", err=True)
 
 
 def _told(error: PresageError) -> str:
