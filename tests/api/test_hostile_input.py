@@ -240,7 +240,7 @@ def test_a_404_names_the_versions_that_exist(app: InProcess) -> None:
     problem = answer.json()
     assert (answer.status, problem["code"]) == (404, "version_not_found")
     assert problem["versions"] == [1, 2]
-    assert problem["aliases"] == {"champion": 2, "v1": 1}
+    assert problem["aliases"] == {"champion": 2, "previous": 1, "v1": 1}
 
 
 @pytest.mark.parametrize(

@@ -284,9 +284,7 @@ def test_on_ctrl_c_it_takes_away_what_it_was_making(tmp_path: Path, iris: Path, 
 def test_the_example_in_the_docs_works(tmp_path: Path) -> None:
     """Its program makes the two files that its command publishes."""
     text = (ROOT / "docs/publishing.md").read_text().partition("## An estimator in a file")[2]
-    program, command = (
-        re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[0] for kind in ("python", "sh")
-    )
+    program, command, *_ = re.findall(r"^```(?:python|sh)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     environment = clean_environment(PYTHONPATH=str(ROOT), DATABASE_URL=_places(tmp_path)["DATABASE_URL"])
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, timeout=60)
     line = command.replace("python", sys.executable)

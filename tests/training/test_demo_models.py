@@ -35,8 +35,8 @@ def test_every_demo_version_is_made(demo_manifests: dict[tuple[str, int], Manife
 
 
 def test_the_aliases_are_what_the_routes_are_pinned_to(demo_models: Path) -> None:
-    """`v1` stays with the first version of sentiment, and the second one is the champion."""
-    assert DirectorySource(demo_models).aliases("sentiment") == {"champion": 2, "v1": 1}
+    """`v1` stays with the first version of sentiment, and the second one is the champion after it."""
+    assert DirectorySource(demo_models).aliases("sentiment") == {"champion": 2, "previous": 1, "v1": 1}
     assert DirectorySource(demo_models).aliases("iris") == {"champion": 1}
 
 
