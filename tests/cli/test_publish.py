@@ -242,7 +242,7 @@ def test_killed_at_any_moment_it_leaves_a_whole_version_or_none(
     child = _children(process.pid)
     process.kill()
     process.wait()
-    _until(lambda: not any(Path(f"/proc/{pid}/stat").exists() and _alive(pid) for pid in child))
+    _until(lambda: not any(map(_alive, child)))
     source = _source(tmp_path)
     for version in source.versions("iris"):
         load_version(source, "iris", version, Trust())
@@ -251,8 +251,8 @@ def test_killed_at_any_moment_it_leaves_a_whole_version_or_none(
     assert len(source.versions("iris")) == (2 if moment == "iris/1" else 1)
 
 
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _KILL_SECONDS
+def _until(condition: Callable[[], bool], seconds: float = _KILL_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
 
@@ -267,6 +267,20 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_hangs_does_not_outlive_the_command(tmp_path: Path, flowers: Path) -> None:
+    """The process that opens the file ends with the command, however that ends."""
+    joblib.dump(Hanging(), tmp_path / "toy.joblib")
+    environment = clean_environment(MODELS_DIR=str(tmp_path / "models"), MODEL_MODULES=MODULES)
+    command = _command(tmp_path / "toy.joblib", flowers)
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith(b"opening")
+    (child,) = _children(process.pid)
+    process.kill()
+    process.communicate()
+    _until(lambda: not _alive(child), seconds=10)
 
 
 def test_on_ctrl_c_it_takes_away_what_it_was_making(tmp_path: Path, iris: Path, flowers: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_version_of_another_place(tmp_path: Path) -> None:
     assert source.aliases("toy") == {"champion": 3, "v4": 4}
     assert source.manifest("toy", 4).golden == source.manifest("toy", 3).golden
     (folder / "model.joblib").write_bytes(b"another")
-    with pytest.raises(PublishRefused, match="not the one that its manifest describes"):
+    with pytest.raises(PublishRefused, match=r"elsewhere/toy/3: the artefact is not the one"):
         _publish(tmp_path, folder)
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(PublishRefused, match=r"manifest\.json: name: Field required"):
