@@ -37,7 +37,10 @@ log = structlog.get_logger(__name__)
 
 _FORMAT = 1
 _LIBRARIES = ("scikit-learn", "numpy", "scipy", "joblib")
-# What may come of a busy machine, and not of the version, is tried again after a while.
+# Refusals that are kept: those of an artefact which was the one that its manifest describes. Whatever else is wrong may
+# be wrong with this copy alone, or with settings and files beside it.
+_KEPT = frozenset({"golden_mismatch", "unknown_code", "not_an_estimator", "outputs_mismatch", "load_failed"})
+# What may come of a busy machine, and not of the version, is kept for a while only.
 _PASSING_SECONDS = 600.0
 _PASSING = frozenset({"trial_timeout", "trial_memory", "trial_crashed"})
 _CLOCK_FOR_CPU = 2
@@ -118,7 +121,8 @@ class Trials:
             found = self._read(key)
             if found is None:
                 found = self._try(source, manifest)
-                self._write(key, found)
+                if found.refusal is None or found.refusal.reason in _KEPT | _PASSING:
+                    self._write(key, found)
         if found.refusal is None:
             self._known[key] = found
         return found

@@ -107,6 +107,18 @@ def test_what_has_been_tried_is_not_tried_again_by_anybody(tmp_path: Path, trial
         assert others._process is None
 
 
+def test_a_copy_that_is_damaged_says_nothing_of_another_copy(tmp_path: Path, trials: Trials) -> None:
+    """Two machines, or folders, may have the same manifest, and one of them a file that is cut off."""
+    damaged, whole = tmp_path / "models", tmp_path / "others"
+    manifest = write_classifier(damaged)
+    assert write_classifier(whole) == manifest
+    (damaged / "toy/1/model.joblib").write_bytes(b"cut off")
+    refusal = _verdict(trials, damaged, manifest).refusal
+    assert refusal is not None
+    assert refusal.reason in {"digest_mismatch", "artefact_unreadable"}
+    assert _verdict(trials, whole, manifest).refusal is None
+
+
 def test_a_refusal_that_may_have_come_of_a_busy_machine_is_thought_over(tmp_path: Path, trials: Trials) -> None:
     """After ten minutes; one that can only be the version's fault stands."""
     root = tmp_path / "models"
