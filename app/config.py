@@ -203,7 +203,7 @@ class ModelSettings(_Group):
         "names make room for others. 0: three quarters of the machine's, or of the container's.",
     )
     share_models_above_bytes: int = Field(
-        64 << 20,
+        8 << 20,
         ge=0,
         description="With several workers: once versions that came while they ran take more memory in each of them, "
         "new workers begin that share them.",

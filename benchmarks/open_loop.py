@@ -28,10 +28,7 @@ _READ_BYTES = 65_536
 
 @dataclass(frozen=True)
 class Order:
-    """What is sent: whole HTTP requests in turn, `rate` a second for `seconds`; then `drain` seconds for answers.
-
-    With `every_latency` the result has all of them, in milliseconds.
-    """
+    """What is sent: whole HTTP requests in turn, `rate` a second for `seconds`; then `drain` seconds for answers."""
 
     port: int
     requests: Sequence[bytes]
@@ -40,7 +37,6 @@ class Order:
     connections: int
     drain: float = 10.0
     seed: int = 0
-    every_latency: bool = False
 
 
 @dataclass(slots=True)
@@ -182,7 +178,6 @@ def result(order: Order, tally: Tally) -> dict[str, Any]:
         "statuses": {str(status): count for status, count in sorted(tally.statuses.items())},
         "unanswered": tally.unsent + tally.sent - answered - tally.broken,
         "broken": tally.broken,
-        **({"latencies": [round(seconds * 1e3, 4) for seconds in tally.accepted]} if order.every_latency else {}),
         **_quantiles("p", tally.accepted),
         **_quantiles("refused_p", tally.refused),
         **_quantiles("late_p", tally.late),

@@ -35,15 +35,35 @@ from app.registry.trust import Trust
 from app.training.runs import train_missing
 from app.training.sentiment import RECIPE
 from benchmarks.load import require, write_script, wrk
-from benchmarks.open_loop import http_request
 from benchmarks.processes import pss_bytes
 from benchmarks.workers import family
 from tests.support.server import ROOT, Server, running_server
 
 RESULTS = ROOT / "benchmarks/results/reloads.md"
-CONNECTIONS = 64
+WORKERS = 2
+CONNECTIONS = 256
 TEXTS = ("I love this product", "It broke after two days", "The picture is crisp", "Not what I had hoped for", "Fine")
 _PIECE_SECONDS = 5
+_PACED = """
+local bodies, turn = {{{bodies}}}, 0
+request = function()
+  turn = turn % #bodies + 1
+  return wrk.format("POST", nil, {{["Content-Type"] = "application/json"}}, bodies[turn])
+end
+delay = function() return math.random(0, 2 * {pause}) end
+done = function(summary, latency)
+  local failed = summary.errors
+  io.write(string.format('\\n{{"requests": %d, "errors": {{"status": %d, "connect": %d, ',
+    summary.requests, failed.status, failed.connect))
+  io.write(string.format('"read": %d, "write": %d, "timeout": %d}}, ', failed.read, failed.write, failed.timeout))
+  io.write('"latencies": [')
+  for i = 1, #latency do
+    local microseconds, count = latency(i)
+    io.write(string.format("%s[%d, %d]", i > 1 and ", " or "", microseconds, count))
+  end
+  io.write("]}}\\n")
+end
+"""
 _TAKEN_SECONDS = 60
 _SETTLE_SECONDS = 15
 
@@ -75,55 +95,59 @@ def _measure(folder: Path, reloads: int, quiet: int) -> str:
     expected = {version: _answers(models, version) for version in (1, 2)}
     _point(models, 1)
     settings = {"DEFAULT_MODEL": RECIPE.name, "WORKERS": "2", "LOG_FORMAT": "json", "CACHE": "off"}
-    settings["MODEL_TRIALS_DIR"] = f"{folder}/trials"
+    settings |= {"MODEL_TRIALS_DIR": f"{folder}/trials", "SHARE_MODELS_AFTER_SECONDS": "20"}
     with running_server(models, folder / "server/log", settings, arguments=["--migrate"]) as server:
         script = write_script(folder / "post.lua", [json.dumps({"inputs": {"text": text}}) for text in TEXTS])
         url = f"{server.url}/v2/predict"
-        most = max(wrk(url, script, 3, connections=2 * CONNECTIONS, core=None)["rate"] for _ in range(2))
-        rate = most / 2
-        _publish(models, 3)  # the first reload imports what none before has needed
-        _taken(server, 3)
-        before = _loaded(server, rate, _for_seconds(quiet))
+        most = max(wrk(url, script, 3, connections=128, core=None)["rate"] for _ in range(2))
+        paced = _write_paced(folder / "paced.lua", most / 2)
+        before = _loaded(server, paced, _for_seconds(quiet))
         memory_before = _memory(server)
         checks, seconds = Checks(), []
 
         def reload_all() -> None:
-            for version in range(4, 4 + reloads):
+            for version in range(3, 3 + reloads):
                 seconds.append(_reload(server, models, version))
                 click.echo(f"  version {version} is served after {seconds[-1]:.1f} s", err=True)
 
-        during = _loaded(server, rate, reload_all, lambda stop: _check(server, expected, checks, stop))
-        after = _loaded(server, rate, _for_seconds(quiet))
+        during = _loaded(server, paced, reload_all, lambda stop: _check(server, expected, checks, stop))
+        memory_alone = _memory(server)
+        _wait(lambda: bool(server.events("models_shared_again")))
+        _wait(lambda: len(server.events("generation_serves")) == 2)  # at the start, and now
+        after = _loaded(server, paced, _for_seconds(quiet))
         memory_after = _memory(server)
-        taken = list(_seconds_until_taken(server))
+        taken = _seconds_until_taken(server)
     rows = [("before", before), ("100 reloads" if reloads == 100 else f"{reloads} reloads", during), ("after", after)]
-    growth, sizes = memory_after / memory_before, [memory >> 20 for memory in (memory_before, memory_after)]
+    sizes = [memory >> 20 for memory in (memory_before, memory_alone, memory_after)]
+    growth = memory_after / memory_before
+    alone = f"{sizes[1]} while each worker has a version of its own"
     compared, statuses = sum(checks.statuses.values()), dict(checks.statuses)
     lines: list[str] = [
         f"p99 during the reloads ÷ before: **{during['p99'] / before['p99']:.1f}**",
-        f"memory of all processes (PSS), after ÷ before: **{growth:.3f}** ({sizes[0]:.0f} and {sizes[1]:.0f} MiB)",
+        f"memory of all (PSS): {sizes[0]} MiB before, {alone}, {sizes[2]} once they share one: **{growth:.3f}**",
         f"answers compared: {compared:,} of {len(checks.versions)} versions, statuses {statuses}",
         f"answers that were not their version's: **{len(checks.wrong)}**",
         f"from publication to the first answer, trial included: median {median(seconds):.1f} s",
         f"from the end of a trial until both workers answer: median {median(taken):.2f} s, most **{max(taken):.2f} s**",
     ]
-    return "\n".join([_head(most, rate), *_table(rows), "", *(f"- {line}" for line in lines), ""])
+    return "\n".join([_head(most, before["rate"]), *_table(rows), "", *(f"- {line}" for line in lines), ""])
 
 
 def _head(most: float, rate: float) -> str:
     command = f"`python -m benchmarks.reloads`, Python {sys.version.split()[0]}, {os.cpu_count()} cores"
     return (
         f"# Versions that come and go under load\n\n{command}, {datetime.now(UTC):%Y-%m-%d}. The demo sentiment model, "
-        f"two workers, everything on; {rate:,.0f} requests/s, half of the {most:,.0f} that wrk gets, at a rate that "
-        "does not wait for answers. Load, trials and workers share the cores.\n"
+        f"two workers, everything on; {rate:,.0f} requests/s over {CONNECTIONS} connections that pause before each, "
+        f"about half of the {most:,.0f} that wrk gets without pauses. Load, trials and workers share the cores.\n"
     )
 
 
 def _table(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    lines = ["| | requests | failed | p50 ms | p99 ms |", "|---|---|---|---|---|"]
+    lines = ["| | requests | a second | failed | p50 ms | p99 ms |", "|---|---|---|---|---|---|"]
     for name, found in rows:
-        failed = found["sent"] - found["answered"]
-        lines.append(f"| {name} | {found['sent']:,} | {failed} | {found['p50']:.2f} | {found['p99']:.2f} |")
+        cells = [f"{found['sent']:,}", f"{found['rate']:,.0f}", str(found["failed"])]
+        cells += [f"{found['p50']:.2f}", f"{found['p99']:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
@@ -157,17 +181,22 @@ def _reload(server: Server, models: Path, version: int) -> float:
     started = time.monotonic()
     _publish(models, version)
     _taken(server, version)
-    shutil.rmtree(models / RECIPE.name / str(version - 1))
+    if version - 1 not in RECIPE.versions:  # of which copies are made
+        shutil.rmtree(models / RECIPE.name / str(version - 1))
     return time.monotonic() - started
 
 
 def _taken(server: Server, version: int) -> None:
     """Both workers answer with it."""
+    _wait(lambda: sum(event["after"]["champion"] == version for event in server.events("aliases_moved")) >= WORKERS)
+
+
+def _wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _TAKEN_SECONDS
-    while sum(event["after"]["champion"] == version for event in server.events("aliases_moved")) < 2:
+    while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(server.output()[-5000:])
-        time.sleep(0.05)
+            raise TimeoutError("a version is not served")
+        time.sleep(0.2)  # reading the log takes time of the same cores
 
 
 def _seconds_until_taken(server: Server) -> Sequence[float]:
@@ -184,7 +213,7 @@ def _for_seconds(seconds: float) -> Callable[[], None]:
 
 def _loaded(
     server: Server,
-    rate: float,
+    script: Path,
     work: Callable[[], None],
     beside: Callable[[threading.Event], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -194,9 +223,10 @@ def _loaded(
 
     def offer() -> None:
         while not stop.is_set():
-            pieces.append(_piece(server, rate, len(pieces)))
+            pieces.append(_piece(server, script))
 
     threads = [threading.Thread(target=offer), threading.Thread(target=beside, args=(stop,))]
+    started = time.monotonic()
     for thread in threads:
         thread.start()
     try:
@@ -205,26 +235,48 @@ def _loaded(
         stop.set()
         for thread in threads:
             thread.join()
-    latencies = sorted(latency for piece in pieces for latency in piece["latencies"])
+    answered = sum(piece["requests"] for piece in pieces)
     return {
-        "sent": sum(piece["sent"] for piece in pieces),
-        "answered": sum(piece["statuses"].get("200", 0) for piece in pieces),
-        "p50": latencies[len(latencies) // 2],
-        "p99": latencies[len(latencies) * 99 // 100],
+        "sent": answered,
+        "failed": sum(sum(piece["errors"].values()) for piece in pieces),
+        "rate": answered / (time.monotonic() - started),
+        **_quantiles(_sum(pieces)),
     }
 
 
-def _piece(server: Server, rate: float, seed: int) -> dict[str, Any]:
-    requests = [
-        http_request(server.port, "/v2/predict", json.dumps({"inputs": {"text": text}}).encode(), {}).decode()
-        for text in TEXTS
-    ]
-    order = {"port": server.port, "requests": requests, "rate": rate, "seconds": _PIECE_SECONDS}
-    order |= {"connections": CONNECTIONS, "seed": seed, "every_latency": True}
-    command = [sys.executable, "-m", "benchmarks.open_loop"]
-    ran = subprocess.run(command, input=json.dumps(order), capture_output=True, check=True, text=True, cwd=ROOT)
-    found: dict[str, Any] = json.loads(ran.stdout)
+def _sum(pieces: Sequence[Mapping[str, Any]]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for piece in pieces:
+        for microseconds, count in piece["latencies"]:
+            counts[microseconds] += count
+    return counts
+
+
+def _quantiles(counts: Counter[int]) -> dict[str, float]:
+    """Milliseconds."""
+    found, seen, total = {}, 0, sum(counts.values())
+    wanted = {"p50": 0.5, "p99": 0.99}
+    for microseconds in sorted(counts):
+        seen += counts[microseconds]
+        for name in [name for name, share in wanted.items() if seen >= share * total]:
+            found[name] = microseconds / 1000
+            del wanted[name]
     return found
+
+
+def _piece(server: Server, script: Path) -> dict[str, Any]:
+    """Some seconds of it."""
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{_PIECE_SECONDS}s", "--timeout", "20s", "-s", str(script)]
+    ran = subprocess.run([*command, f"{server.url}/v2/predict"], capture_output=True, check=True, text=True)
+    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+    return found
+
+
+def _write_paced(path: Path, rate: float) -> Path:
+    """For wrk: each connection waits a while before each request, so that all together come to about that rate."""
+    bodies = ", ".join(json.dumps(json.dumps({"inputs": {"text": text}})) for text in TEXTS)
+    path.write_text(_PACED.format(bodies=bodies, pause=round(CONNECTIONS / rate * 1000)))
+    return path
 
 
 def _check(server: Server, expected: Mapping[int, Mapping[str, Any]], checks: Checks, stop: threading.Event) -> None:

@@ -197,8 +197,9 @@ class _Desk:
         return self.lane.waiting == 0 and self._asking == 0
 
     def close(self) -> None:
-        """Let go of everything that knows the model."""
+        """Let go of everything that knows the model; the lane and the desk know each other, which keeps both."""
         self.lane.close()
+        del self.lane
 
     def predict(self, ids: Sequence[str], rows: Sequence[Row], terms: Terms) -> Awaitable[list[Outcome]]:
         """What the lane does; where there is a cache, only for the rows that it does not know."""

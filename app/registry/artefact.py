@@ -7,6 +7,7 @@ published, and a signature who published them. A skops file is data, which `skop
 """
 
 import io
+import pickle
 import warnings
 from typing import Any
 
@@ -18,6 +19,7 @@ from app.errors import VersionRefused
 from app.manifest import SKOPS_FILE, ArtefactFile
 from app.registry.skops_file import load_skops
 from app.registry.trust import Trust
+from app.runtimes.politeness import breathe
 
 _LIBRARIES = frozenset({"sklearn", "numpy", "scipy", "joblib"})
 _HARMLESS = frozenset(
@@ -49,6 +51,14 @@ class _GuardedUnpickler(NumpyUnpickler):
     """joblib's unpickler, which asks here for every class and function by name; nested object arrays included."""
 
     modules: tuple[str, ...] = ()
+    dispatch = NumpyUnpickler.dispatch.copy()
+
+    def load_memoize(self) -> None:
+        """As pickle's, for each object that is made; a vocabulary has tens of thousands."""
+        breathe()
+        self.memo[len(self.memo)] = self.stack[-1]
+
+    dispatch[pickle.MEMOIZE[0]] = load_memoize
 
     def find_class(self, module: str, name: str) -> Any:
         self._check(module, name)

@@ -24,6 +24,7 @@ from app.runtimes.base import Runtime
 from app.runtimes.columns import forget_column_names
 from app.runtimes.compile import Compiling, Decision, Form, Plan, compile_runtime
 from app.runtimes.cost import UNKNOWN_COST, Cost, measure_cost
+from app.runtimes.politeness import breathe
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import bound_numeric_threads, neutralise_jobs
 
@@ -83,7 +84,9 @@ def load_version(
     rules, cache_rules = read_rules(source, manifest)
     with _naming(found.differences):
         model = assemble(manifest, read_estimator(found.artefact, manifest.artefact.file, trust), started)
+        breathe()
         check_golden_rows(manifest, model.pipeline, model.reference)
+    breathe()
     if found.differences:
         log.warning("libraries_proven", model=name, version=version, differences=list(found.differences))
     if compiling is not None:

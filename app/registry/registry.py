@@ -40,6 +40,7 @@ from app.registry.proving import Proving
 from app.registry.reconcile import Wanted, merge_versions, read_wanted, reconcile
 from app.registry.reloader import Reloader
 from app.registry.watch import Watch, stamps
+from app.runtimes.politeness import politely
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ _STOP_SECONDS = 5.0
 _YOUNG_OBJECTS = 50_000
 # A version that callers have asked for by its number, and no longer do.
 _COLD_SECONDS = 600.0
+# Giving memory back holds everybody up for a moment: not while versions come one soon after another.
+_TIDY_SECONDS = 5.0
 # The process that tries versions is kept so long for the next one.
 _REST_SECONDS = 5.0
 # How long what has changed may take to be taken, here and by the other workers, while somebody waits for that.
@@ -354,7 +357,7 @@ class ModelRegistry:
     def _tidy(self) -> None:
         """Give back the memory of what was let go, once those who were still being answered are."""
         now = time.monotonic()
-        if self._released_at and now - self._released_at > 1.0:
+        if self._released_at and now - self._released_at > _TIDY_SECONDS:
             self._released_at = 0.0
             gc.collect()
             _trim()
@@ -379,7 +382,9 @@ class ModelRegistry:
             name, number = self._queue.popleft()
             version = self._version(name, number) or VersionEntry(number, "loading")
         before = stamps(self.source.folder(name, number))
-        loaded = replace(self._loading.load(name, version, self._make_room), stamps=before)
+        # Callers are served beside it, unless it is loaded before the fork.
+        with politely() if self._loop is not None else contextlib.nullcontext():
+            loaded = replace(self._loading.load(name, version, self._make_room), stamps=before)
         with self._changing:
             self._worked_at = self._used[name, number] = time.monotonic()
             now = self._version(name, number)

@@ -9,11 +9,11 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_LOOK_SECONDS = 0.5
+_LOOK_SECONDS = 0.25
 
 
 class Reloader:
-    """`look` is called at once, when it is asked for, and twice a second; `work` as long as it says there is more.
+    """`look` is called at once, when it is asked for, and four times a second; `work` as long as it says there is more.
 
     The threads are daemons: a model that hangs while it is loaded must not keep the process from ending.
     """

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from app.config import ModelSettings
 from app.errors import Refusal, VersionRefused
-from app.machine import limit_process, used_bytes
+from app.machine import cpu_seconds, limit_process, only_idle_cpus, used_bytes
 from app.registry.sources import DirectorySource
 from app.registry.trials import Verdict, as_report, load_trust
 from app.registry.trust import Trust
@@ -28,6 +28,12 @@ _NICENESS = 10
 _FILE_BYTES = 64 << 20
 _READ_BYTES = 1 << 16
 _MESSAGE_BYTES = 8 << 20
+
+
+# In so many seconds a child that may only use idle CPUs should have had this share of one, or there are none.
+_PATIENCE_SECONDS = 15.0
+_LEAST_SHARE = 0.25
+_STARVED = Verdict(refusal=Refusal("trial_timeout", "the machine had no time for it"))
 
 
 class _Stopped(Exception):
@@ -56,18 +62,34 @@ def main() -> None:
 
 
 def _try(order: dict[str, Any], settings: ModelSettings, trust: Trust, clock_for_cpu: int) -> Verdict:
-    """Fork a child, and wait for what it says, or for how it ends."""
+    """With the time of the CPUs that nobody else wants; where there is none, with a small share of what there is."""
+    verdict = _attempt(order, settings, trust, clock_for_cpu, idle=True)
+    return verdict or _attempt(order, settings, trust, clock_for_cpu, idle=False) or _STARVED
+
+
+def _attempt(
+    order: dict[str, Any], settings: ModelSettings, trust: Trust, clock_for_cpu: int, *, idle: bool
+) -> Verdict | None:
+    """Fork a child, and wait for what it says, or for how it ends. None when it was left without CPU time."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
+        if idle:
+            only_idle_cpus()
         _be_tried(order, settings, trust, theirs)
     os.close(theirs)
     with contextlib.suppress(OSError):  # the child does so, too: whoever is first
         os.setpgid(child, child)
     limit = settings.model_trial_seconds * clock_for_cpu
+    began = time.monotonic()
     try:
-        said = _listen(ours, time.monotonic() + limit)
+        said = None
+        if idle and limit > _PATIENCE_SECONDS:
+            said = _heard_soon(ours, began + _PATIENCE_SECONDS)
+            if said is None and cpu_seconds(child) < _LEAST_SHARE * _PATIENCE_SECONDS:
+                return None
+        said = said or _listen(ours, began + limit)
     except TimeoutError:
         return Verdict(refusal=Refusal("trial_timeout", f"it was not loaded within {limit} s"))
     finally:
@@ -78,6 +100,13 @@ def _try(order: dict[str, Any], settings: ModelSettings, trust: Trust, clock_for
     if said.endswith(b"\n"):
         return Verdict.model_validate_json(said)
     return Verdict(refusal=_how_it_ended(status, settings))
+
+
+def _heard_soon(pipe: int, deadline: float) -> bytes | None:
+    try:
+        return _listen(pipe, deadline)
+    except TimeoutError:
+        return None
 
 
 def _listen(pipe: int, deadline: float) -> bytes:

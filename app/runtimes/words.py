@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from app.runtimes.politeness import breathe
 from app.runtimes.tokens import Tokens
 
 # A text in which more repeats is counted from the start: differences of large sums would lose digits.
@@ -74,6 +75,7 @@ def word_table(terms: Terms, skipped: frozenset[str], norm: str | None) -> Words
     followers: dict[str, dict[str, Weight]] = {}
     idf, weights = terms.idf.tolist(), terms.weights.tolist()
     for term, column in terms.vocabulary.items():
+        breathe()
         first, *second = words = term.split(" ")
         if not terms.sizes[0] <= len(words) <= terms.sizes[1] or not skipped.isdisjoint(words):
             continue

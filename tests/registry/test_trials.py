@@ -19,7 +19,7 @@ from app.registry.sources import DirectorySource
 from app.registry.trials import Trials, Verdict
 from app.registry.trust import trust_of
 from tests.support.demo import MODULES
-from tests.support.estimators import Deadly, Hanging, Leaving, Looping, Oversized, Spawning
+from tests.support.estimators import Deadly, Hanging, Leaving, Looping, Oversized, Scheduled, Spawning
 from tests.support.versions import one_golden, write_classifier, write_version
 
 NUMBER: dict[str, Any] = {"task": "regression", "outputs": Outputs(target="number"), "golden": one_golden(0.0)}
@@ -82,6 +82,13 @@ def test_whatever_loading_it_does_is_a_refusal_and_the_next_version_is_tried(
     assert _verdict(trials, root, good).refusal is None
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True, text=True).stdout
     assert "sleep 598" not in listed, "what the version has started goes on"
+
+
+def test_a_trial_takes_only_what_time_of_the_cpus_is_left(tmp_path: Path, trials: Trials) -> None:
+    """The version sees how it is scheduled, and its golden row says that it should be so."""
+    idle = {**NUMBER, "golden": one_golden(float(os.SCHED_IDLE))}
+    manifest = write_version(tmp_path / "models", Scheduled(), **idle)
+    assert _verdict(trials, tmp_path / "models", manifest).refusal is None
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, trials: Trials) -> None:
