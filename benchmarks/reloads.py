@@ -77,6 +77,21 @@ class Checks:
     wrong: list[Any] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """Figures of the load in each phase; memory before, with versions of one's own, and after; and how long it took."""
+
+    most: float
+    before: Mapping[str, Any]
+    swaps: Mapping[str, Any]
+    during: Mapping[str, Any]
+    after: Mapping[str, Any]
+    memory: tuple[int, int, int]
+    checks: Checks
+    seconds: Sequence[float]
+    taken: Sequence[float]
+
+
 @click.command()
 @click.option("--reloads", default=100, show_default=True, help="How many versions come.")
 @click.option("--quiet", default=20, show_default=True, help="Seconds of load before and after, for comparison.")
@@ -84,12 +99,12 @@ def main(reloads: int, quiet: int) -> None:
     """Measure, print, and write the table."""
     require("wrk")
     with tempfile.TemporaryDirectory(prefix="presage-bench-") as name:
-        page = _measure(Path(name), reloads, quiet)
+        page = _page(_measure(Path(name), reloads, quiet), reloads)
     click.echo(page)
     RESULTS.write_text(page)
 
 
-def _measure(folder: Path, reloads: int, quiet: int) -> str:
+def _measure(folder: Path, reloads: int, quiet: int) -> Measured:
     models = folder / "models"
     train_missing(Settings(models=ModelSettings(models_dir=models)), lambda line: click.echo(line, err=True), RECIPE)
     expected = {version: _answers(models, version) for version in (1, 2)}
@@ -103,6 +118,7 @@ def _measure(folder: Path, reloads: int, quiet: int) -> str:
         paced = _write_paced(folder / "paced.lua", most / 2)
         before = _loaded(server, paced, _for_seconds(quiet))
         memory_before = _memory(server)
+        swaps = _loaded(server, paced, lambda: _swap_back_and_forth(server, models, reloads // 5))
         checks, seconds = Checks(), []
 
         def reload_all() -> None:
@@ -117,20 +133,28 @@ def _measure(folder: Path, reloads: int, quiet: int) -> str:
         after = _loaded(server, paced, _for_seconds(quiet))
         memory_after = _memory(server)
         taken = _seconds_until_taken(server)
-    rows = [("before", before), ("100 reloads" if reloads == 100 else f"{reloads} reloads", during), ("after", after)]
-    sizes = [memory >> 20 for memory in (memory_before, memory_alone, memory_after)]
-    growth = memory_after / memory_before
+    memory = (memory_before, memory_alone, memory_after)
+    return Measured(most, before, swaps, during, after, memory, checks, seconds, taken)
+
+
+def _page(found: Measured, reloads: int) -> str:
+    before, swaps, during = found.before, found.swaps, found.during
+    rows = [("before", before), (f"{reloads // 5 * 2} swaps of versions that were tried before", swaps)]
+    rows += [(f"{reloads} new versions, each tried first", during), ("after", found.after)]
+    sizes = [size >> 20 for size in found.memory]
+    growth, checks, taken = found.memory[2] / found.memory[0], found.checks, found.taken
     alone = f"{sizes[1]} while each worker has a version of its own"
     compared, statuses = sum(checks.statuses.values()), dict(checks.statuses)
     lines: list[str] = [
-        f"p99 during the reloads ÷ before: **{during['p99'] / before['p99']:.1f}**",
+        f"p99 during the swaps ÷ before: **{swaps['p99'] / before['p99']:.1f}**",
+        f"p99 while new versions are tried, one upon the other ÷ before: **{during['p99'] / before['p99']:.1f}**",
         f"memory of all (PSS): {sizes[0]} MiB before, {alone}, {sizes[2]} once they share one: **{growth:.3f}**",
         f"answers compared: {compared:,} of {len(checks.versions)} versions, statuses {statuses}",
         f"answers that were not their version's: **{len(checks.wrong)}**",
-        f"from publication to the first answer, trial included: median {median(seconds):.1f} s",
+        f"from publication to the first answer, trial included: median {median(found.seconds):.1f} s",
         f"from the end of a trial until both workers answer: median {median(taken):.2f} s, most **{max(taken):.2f} s**",
     ]
-    return "\n".join([_head(most, before["rate"]), *_table(rows), "", *(f"- {line}" for line in lines), ""])
+    return "\n".join([_head(found.most, before["rate"]), *_table(rows), "", *(f"- {line}" for line in lines), ""])
 
 
 def _head(most: float, rate: float) -> str:
@@ -186,9 +210,22 @@ def _reload(server: Server, models: Path, version: int) -> float:
     return time.monotonic() - started
 
 
-def _taken(server: Server, version: int) -> None:
-    """Both workers answer with it."""
-    _wait(lambda: sum(event["after"]["champion"] == version for event in server.events("aliases_moved")) >= WORKERS)
+def _taken(server: Server, version: int, times: int = 1) -> None:
+    """Both workers answer with it, for so many times."""
+
+    def moves() -> int:
+        return sum(event["after"]["champion"] == version for event in server.events("aliases_moved"))
+
+    _wait(lambda: moves() >= times * WORKERS)
+
+
+def _swap_back_and_forth(server: Server, models: Path, times: int) -> None:
+    """Each is loaded by both workers, and the other one let go."""
+    for turn in range(times):
+        for version in (2, 1):
+            _point(models, version)
+            _taken(server, version, 1 + turn)
+            time.sleep(1)
 
 
 def _wait(condition: Callable[[], bool]) -> None:

@@ -17,14 +17,13 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import Gauge
 
 from app.errors import PresageError
 from app.inference.admission import MOST_ROWS, Pace, check_admission
 from app.inference.execution import Outcome, answer_apart, answer_together
 from app.inference.turns import Call, Part, Receiver, Terms, Turns
 from app.pipelines.base import Row
-from app.telemetry.metrics import Metrics
+from app.telemetry.metrics import Metrics, forget
 
 if TYPE_CHECKING:
     from app.registry.loader import LoadedModel
@@ -55,7 +54,7 @@ class Lane:
         self._observe_seconds = metrics.model_seconds.labels(*labels).observe
         self._observe_rows = metrics.call_rows.labels(*labels).observe
         metrics.waiting.labels(*labels).set_function(lambda: self.waiting)
-        self._forget_waiting: Callable[[], None] = partial(_forget, metrics.waiting, labels)
+        self._forget_waiting: Callable[[], None] = partial(forget, metrics.waiting, *labels)
         self._single, self._bulk = Turns(), Turns()
         alone = model.cost.seconds(1)
         self.inline = model.runtime.steady and alone <= INLINE_SECONDS
@@ -229,12 +228,6 @@ class Lane:
         for call in (*self._single, *self._bulk, *(part.call for part in self._working)):
             left = not call.stopped(now) or left
         self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep, loop) if left or self._working else None
-
-
-def _forget(gauge: Gauge, labels: tuple[str, str]) -> None:
-    """A gauge that asks a function keeps itself alive, and with it whatever the function knows."""
-    gauge.labels(*labels).set_function(int)
-    gauge.remove(*labels)
 
 
 def _rows(parts: list[Part]) -> list[Row]:

@@ -35,6 +35,12 @@ _PROCESS_GAUGES: dict[str, Merge] = {
 }
 
 
+def forget(gauge: Gauge, *labels: str) -> None:
+    """Remove a series whose value is a function's: it keeps itself alive, and with it whatever the function knows."""
+    gauge.labels(*labels).set_function(int)
+    gauge.remove(*labels)
+
+
 class Registry(CollectorRegistry):
     """The library's, which also says what is in it."""
 
