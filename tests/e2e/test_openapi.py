@@ -111,7 +111,7 @@ def test_the_versions_that_are_served_are_in_the_document(document: dict[str, An
     """As the choices of the query parameter."""
     parameters = document["paths"]["/v2/predict/sentiment"]["post"]["parameters"]
     (parameter,) = [one for one in parameters if one["in"] == "query"]
-    assert parameter["schema"]["enum"] == ["champion", "v1", "1", "2"]
+    assert parameter["schema"]["enum"] == ["champion", "previous", "v1", "1", "2"]
 
 
 def test_what_predicts_takes_a_time_and_says_what_comes_of_it(document: dict[str, Any]) -> None:
