@@ -133,7 +133,7 @@ def test_a_rollback_waits_for_no_database(terminal: Terminal) -> None:
     assert "nothing has changed" in terminal.refused("alias", "toy", "shadow", "2", url=away)
     result = terminal.invoke("rollback", "toy", url=away)
     assert (result.exit_code, terminal.aliases()) == (0, {"champion": 1})
-    assert "goes on record when" in result.stderr
+    assert "goes on record once" in result.stderr
     assert "rollback" in terminal.run("history", "toy")
 
 

@@ -211,7 +211,7 @@ def _hidden(tmp_path: Path) -> list[Path]:
 
 def test_without_a_database_it_is_on_record_later(tmp_path: Path, iris: Path, flowers: Path) -> None:
     """By the next command, or a service, that finds it."""
-    assert "goes on record when" in _published(tmp_path, iris, "--name", "iris", "--data", flowers)
+    assert "goes on record once" in _published(tmp_path, iris, "--name", "iris", "--data", flowers)
     storage = StorageSettings(database_url=SecretStr(_places(tmp_path)["DATABASE_URL"]))
     assert _hidden(tmp_path) != []
     upgrade(storage)
