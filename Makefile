@@ -14,7 +14,7 @@ run: ## set up what is missing and serve on PORT (8000)
 	@LOG_FORMAT=$${LOG_FORMAT:-console} WORKERS=$${WORKERS:-auto} exec $(BIN)/python -m app serve --train-if-empty --migrate
 
 # What waits for servers, and what computes, side by side.
-SERVERS := tests/e2e tests/cli
+SERVERS := tests/e2e
 .PHONY: test test-servers test-code
 test: .venv/dev ## run every test that needs nothing but wheels, half of them beside the other half
 	@$(MAKE) --no-print-directory --jobs=2 --keep-going test-servers test-code
