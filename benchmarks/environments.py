@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, made by uv from pinned versions and kept: peers do not agree on libraries.
+"""A virtual environment for each peer, made from pinned versions and kept: peers do not agree on libraries.
 
 What cannot be installed here is a line in the results, not the end of the run.
 """
@@ -7,7 +7,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.support.server import ROOT
@@ -25,7 +25,7 @@ class NotInstalled(Exception):
 def python_of(name: str, *, install: bool, say: Callable[[str], None]) -> Path:
     """The interpreter of a peer's environment; made first when it is missing or older than its list of versions.
 
-    Raises NotInstalled, with uv's own reason, or when it is missing and may not be installed.
+    Raises NotInstalled, with the installer's own reason, or when it is missing and may not be installed.
     """
     requirements = _REQUIREMENTS / f"{name}.txt"
     digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
@@ -38,8 +38,10 @@ def python_of(name: str, *, install: bool, say: Callable[[str], None]) -> Path:
     say(f"installing {name} (once)")
     shutil.rmtree(place, ignore_errors=True)
     place.parent.mkdir(parents=True, exist_ok=True)
-    _uv("venv", "--quiet", "--python", sys.executable, str(place))
-    _uv("pip", "install", "--quiet", "--no-deps", "--python", str(python), "-r", str(requirements))
+    _run([ROOT / ".venv/bin/uv", "venv", "--quiet", "--python", sys.executable, place])
+    # pip, as everywhere else: wherever that finds its packages, there are these, too.
+    pip = [ROOT / ".venv/bin/python", "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
+    _run([*pip, "--disable-pip-version-check", "-r", requirements])
     stamp.write_text(digest)
     return python
 
@@ -53,12 +55,11 @@ def version_of(name: str, package: str) -> str:
     raise KeyError(f"{name}.txt does not pin {package}")
 
 
-def _uv(*arguments: str) -> None:
-    uv = ROOT / ".venv/bin/uv"
+def _run(command: Sequence[str | Path]) -> None:
     try:
-        subprocess.run([uv, *arguments], check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
+        subprocess.run(command, check=True, capture_output=True, text=True, timeout=_INSTALL_SECONDS)
     except FileNotFoundError:
-        raise NotInstalled("uv is missing: make .venv/dev") from None
+        raise NotInstalled("there is no virtual environment: make .venv/dev") from None
     except subprocess.CalledProcessError as error:
         reason = " ".join(error.stderr.split())[:300]
         raise NotInstalled(f"it cannot be installed: {reason}") from None
