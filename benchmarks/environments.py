@@ -40,8 +40,8 @@ def python_of(name: str, *, install: bool, say: Callable[[str], None]) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     _run([ROOT / ".venv/bin/uv", "venv", "--quiet", "--python", sys.executable, place])
     # pip, as everywhere else: wherever that finds its packages, there are these, too.
-    pip = [ROOT / ".venv/bin/python", "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
-    _run([*pip, "--disable-pip-version-check", "-r", requirements])
+    pip = [str(ROOT / ".venv/bin/python"), "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps"]
+    _run([*pip, "--disable-pip-version-check", "-r", str(requirements)])
     stamp.write_text(digest)
     return python
 
