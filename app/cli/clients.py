@@ -13,6 +13,7 @@ import click
 from app.auth.clients import Changes, Clients
 from app.auth.principal import LEAST
 from app.auth.tokens import InvalidToken, read_unverified
+from app.cli.tables import print_table
 from app.config import read_settings
 from app.errors import OperatorError, PresageError
 from app.storage.clients import ApiKey, Client, Kind
@@ -250,12 +251,8 @@ def _show(kind: str, rows: Sequence[dict[str, Any]], nothing: str) -> None:
     elif not rows:
         _tell(nothing)
     else:
-        table = [tuple(name.upper() for name in rows[0]), *(tuple(map(_cell, row.values())) for row in rows)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for line in table:
-            cells = zip(line, widths, strict=True)
-            click.echo("  ".join(cell.ljust(width) for cell, width in cells).rstrip())
+        print_table([name.upper() for name in rows[0]], [[_cell(value) for value in row.values()] for row in rows])
 
 
-def _cell(value: Any) -> str:
-    return " ".join(value) if isinstance(value, list) else value or "-"
+def _cell(value: Any) -> Any:
+    return " ".join(value) if isinstance(value, list) else value

@@ -2,7 +2,7 @@
 
 import click
 
-from app.cli.table import print_table
+from app.cli.tables import print_table
 from app.cli.versions import find_version
 from app.config import read_settings
 from app.registry.sources import DirectorySource

@@ -6,12 +6,12 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
-from uuid import uuid4
 
 from pydantic import AfterValidator, TypeAdapter, ValidationError
 
 from app.errors import VersionRefused
 from app.manifest import Version, is_alias
+from app.registry.files import replace_file
 
 ALIASES_FILE = "aliases.json"
 # Callers who name no version get the champion, or the challenger for a share of them; the shadow answers nobody, and
@@ -58,9 +58,7 @@ def changing_model(folder: Path) -> Iterator[None]:
 
 def write_aliases(path: Path, aliases: Aliases) -> None:
     """Replace the file as a whole: a reader sees the old aliases or the new ones."""
-    partial = path.with_name(f".{path.name}.{uuid4().hex}")
-    partial.write_bytes(aliases_document(aliases))
-    partial.replace(path)
+    replace_file(path, aliases_document(aliases))
 
 
 def aliases_document(aliases: Aliases) -> bytes:

@@ -1,13 +1,11 @@
 """Sign versions on disk: the manifest as it stands, once its artefact proved to be the one that it describes."""
 
-import os
-from uuid import uuid4
-
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from app.errors import SigningRefused, VersionRefused
 from app.manifest import SIGNATURES_FILE
 from app.registry.aliases import changing_model
+from app.registry.files import replace_file
 from app.registry.signatures import PublicKey, judge, signed
 from app.registry.sources import DirectorySource
 from app.registry.verification import whole_artefact
@@ -25,7 +23,7 @@ def sign_version(source: DirectorySource, name: str, version: int, key: Ed25519P
             present = source.signatures(name, version)
             if _has_signed(document, present, key):
                 return False
-            _replace(source, name, version, signed(document, present, key))
+            replace_file(source.folder(name, version) / SIGNATURES_FILE, signed(document, present, key))
     except VersionRefused as error:
         raise SigningRefused(f"{name} {version} is not signed: {error}") from None
     except ValueError:
@@ -39,17 +37,3 @@ def sign_version(source: DirectorySource, name: str, version: int, key: Ed25519P
 def _has_signed(document: bytes, present: bytes | None, key: Ed25519PrivateKey) -> bool:
     own = PublicKey("own", key.public_key())
     return judge(document, present, {own.fingerprint: own}).state == "good"
-
-
-def _replace(source: DirectorySource, name: str, version: int, content: bytes) -> None:
-    """As a whole: a reader sees the signatures as they were, or as they are."""
-    path = source.folder(name, version) / SIGNATURES_FILE
-    partial = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -21,7 +21,6 @@ from dataclasses import asdict
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Self
-from uuid import uuid4
 
 import structlog
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -30,6 +29,7 @@ from app import __version__
 from app.config import ModelSettings, bare_environment
 from app.errors import Refusal, VersionRefused
 from app.manifest import Manifest
+from app.registry.files import replace_file
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
 
@@ -174,11 +174,8 @@ class Trials:
         return None if passes and age > _PASSING_SECONDS else verdict
 
     def _write(self, key: str, verdict: Verdict) -> None:
-        path = self._folder / f"{key}.json"
-        partial = path.with_name(f".{uuid4().hex}")
         try:
-            partial.write_text(verdict.model_dump_json(indent=2) + "\n")
-            partial.replace(path)
+            replace_file(self._folder / f"{key}.json", verdict.model_dump_json(indent=2).encode() + b"\n")
         except OSError as error:
             log.warning("trial_not_kept", folder=str(self._folder), reason=error.strerror)
 

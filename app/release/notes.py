@@ -6,13 +6,13 @@ with its `.next` it never happened; without it it did, and is to be recorded. Th
 """
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from app.registry.files import sync_folder, write_file
 from app.storage.audit import Entry
 
 FOLDER = ".changes"
@@ -44,7 +44,7 @@ class Note:
     def carry_out(self, file: str) -> None:
         """Replace the model's file."""
         self._path("next").replace(self.folder / file)
-        _sync(self.folder)
+        sync_folder(self.folder)
 
     def mark(self) -> None:
         """What it tells of has happened already, by another way than by this note."""
@@ -65,11 +65,11 @@ def write_note(folder: Path, entry: Entry, content: bytes) -> Note:
     partial = place / f"{stem}.partial"
     try:
         place.mkdir(exist_ok=True)
-        _write(place / f"{stem}.next", content)
+        write_file(place / f"{stem}.next", content)
         # Whole or not at all: half an entry would be a change without a record.
-        _write(partial, _entry.dump_json(entry))
+        write_file(partial, _entry.dump_json(entry))
         partial.replace(place / f"{stem}.json")
-        _sync(place)
+        sync_folder(place)
     except OSError:
         for ending in ("json", "partial", "next"):
             with contextlib.suppress(OSError):
@@ -93,18 +93,3 @@ def notes(folder: Path) -> Iterator[Note]:
 def has_notes(folder: Path) -> bool:
     """Whether something may be left to do; asked without the lock."""
     return any((folder / FOLDER).glob("*.json"))
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

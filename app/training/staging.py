@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from app.errors import PublishRefused, VersionRefused
 from app.registry.aliases import ALIASES_FILE, changing_model
+from app.registry.files import sync_folder, write_file
 from app.registry.sources import DirectorySource
 
 _STAGE = re.compile(r"\.([1-9][0-9]*)\.[0-9a-f]{32}")
@@ -50,19 +51,16 @@ class Stage:
 
     def write(self, file: str, content: bytes) -> None:
         """Write a file, and wait until it is on disk."""
-        with (self.folder / file).open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        write_file(self.folder / file, content)
 
     def reveal(self) -> None:
         """Give the folder its name. Raises PublishRefused when somebody else took it meanwhile."""
-        _sync(self.folder)
+        sync_folder(self.folder)
         try:
             self.folder.rename(self.target)
         except OSError:
             raise PublishRefused(f"{self.target} exists already; versions are never overwritten") from None
-        _sync(self.target.parent)
+        sync_folder(self.target.parent)
 
 
 @contextmanager
@@ -150,12 +148,3 @@ def _in_work(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _sync(folder: Path) -> None:
-    """Wait until a folder's entries are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

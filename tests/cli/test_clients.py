@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 from sqlalchemy import select
@@ -30,18 +28,6 @@ from app.storage.tables import AuditRow, RevokedTokenRow
 from tests.support.server import ROOT, clean_environment, free_port
 
 PASSWORD = "correct horse battery"  # noqa: S105 -- everybody's
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """The command says where this process's logs go; the tests after it have their own ideas."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

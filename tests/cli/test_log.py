@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
@@ -29,18 +27,6 @@ from tests.support.postgres import running_postgres
 from tests.support.server import ROOT, clean_environment
 
 MANY = 200_000
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """The command says where this process's logs go; the tests after it have their own ideas."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])

@@ -1,16 +1,13 @@
 """`models alias`, `traffic`, `promote`, `rollback` and `history`: what the person at the terminal types and sees."""
 
 import json
-import logging
 import os
 import pwd
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
@@ -22,18 +19,6 @@ from app.storage.migrations import upgrade
 from tests.support.releases import MODULES, answered, fill, load, write_pair, write_threshold
 
 ME = f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """The command says where this process's logs go; the tests after it have their own ideas."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 class Terminal:

@@ -1,13 +1,10 @@
 """`replay`: a window of the log is asked again, and the report says what would have come out otherwise."""
 
 import json
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 from pydantic import SecretStr
 
@@ -20,18 +17,6 @@ from tests.support.logged import failed_row, row
 from tests.support.releases import MODULES, answered, fill, load, write_line, write_pair
 
 START = "2026-01-01"
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_before() -> Iterator[None]:
-    """The command says where this process's logs go; the tests after it have their own ideas."""
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

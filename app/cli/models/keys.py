@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from app.cli.table import print_table
+from app.cli.tables import print_table
 from app.cli.versions import check_model, find_version
 from app.config import Settings, read_settings
 from app.errors import SigningRefused, VersionRefused

@@ -2,7 +2,7 @@
 
 import click
 
-from app.cli.table import print_table
+from app.cli.tables import print_table
 from app.config import read_settings
 from app.errors import VersionRefused
 from app.manifest import Manifest

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 
 from app.cli.models.opened import operator, releases, tell
-from app.cli.tables import lines
+from app.cli.tables import print_table
 from app.errors import PromotionRefused
 from app.release.changes import ACTIONS, PROMOTE, PUBLISH, ROLLBACK
 from app.release.evidence import Evidence, Limits
@@ -91,7 +91,7 @@ def history(*, name: str, size: int, as_json: bool) -> None:
     else:
         head = ("TIME", "WHO", "ACTION", "CHANGE", "WHY")
         rows = [(_instant(entry), entry.principal, _action(entry), _change(entry), _why(entry)) for entry in found]
-        click.echo("\n".join(lines(head, rows)))
+        print_table(head, rows)
 
 
 def _show(evidence: Evidence, *, as_json: bool) -> None:
@@ -99,7 +99,7 @@ def _show(evidence: Evidence, *, as_json: bool) -> None:
         click.echo(evidence.model_dump_json(indent=2))
         return
     rows = [(check.check, _SAID[check.passed], check.detail) for check in evidence.checks]
-    click.echo("\n".join(lines(("CHECK", "RESULT", "DETAIL"), rows)))
+    print_table(("CHECK", "RESULT", "DETAIL"), rows)
 
 
 def _instant(entry: Entry) -> str:
