@@ -11,7 +11,6 @@ version answers by itself. Results go to `benchmarks/results/reloads.md`.
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -35,35 +34,14 @@ from app.registry.trust import Trust
 from app.training.runs import train_missing
 from app.training.sentiment import RECIPE
 from benchmarks.load import require, write_script, wrk
+from benchmarks.paced import CONNECTIONS, under_load, write_paced
 from benchmarks.processes import pss_bytes
 from benchmarks.workers import family
 from tests.support.server import ROOT, Server, running_server
 
 RESULTS = ROOT / "benchmarks/results/reloads.md"
 WORKERS = 2
-CONNECTIONS = 256
 TEXTS = ("I love this product", "It broke after two days", "The picture is crisp", "Not what I had hoped for", "Fine")
-_PIECE_SECONDS = 5
-_PACED = """
-local bodies, turn = {{{bodies}}}, 0
-request = function()
-  turn = turn % #bodies + 1
-  return wrk.format("POST", nil, {{["Content-Type"] = "application/json"}}, bodies[turn])
-end
-delay = function() return math.random(0, 2 * {pause}) end
-done = function(summary, latency)
-  local failed = summary.errors
-  io.write(string.format('\\n{{"requests": %d, "errors": {{"status": %d, "connect": %d, ',
-    summary.requests, failed.status, failed.connect))
-  io.write(string.format('"read": %d, "write": %d, "timeout": %d}}, ', failed.read, failed.write, failed.timeout))
-  io.write('"latencies": [')
-  for i = 1, #latency do
-    local microseconds, count = latency(i)
-    io.write(string.format("%s[%d, %d]", i > 1 and ", " or "", microseconds, count))
-  end
-  io.write("]}}\\n")
-end
-"""
 _TAKEN_SECONDS = 60
 _SETTLE_SECONDS = 15
 
@@ -112,13 +90,14 @@ def _measure(folder: Path, reloads: int, quiet: int) -> Measured:
     settings = {"DEFAULT_MODEL": RECIPE.name, "WORKERS": "2", "LOG_FORMAT": "json", "CACHE": "off"}
     settings |= {"MODEL_TRIALS_DIR": f"{folder}/trials", "SHARE_MODELS_AFTER_SECONDS": "20"}
     with running_server(models, folder / "server/log", settings, arguments=["--migrate"]) as server:
-        script = write_script(folder / "post.lua", [json.dumps({"inputs": {"text": text}}) for text in TEXTS])
+        bodies = [json.dumps({"inputs": {"text": text}}) for text in TEXTS]
+        script = write_script(folder / "post.lua", bodies)
         url = f"{server.url}/v2/predict"
         most = max(wrk(url, script, 3, connections=128, core=None)["rate"] for _ in range(2))
-        paced = _write_paced(folder / "paced.lua", most / 2)
-        before = _loaded(server, paced, _for_seconds(quiet))
+        paced = write_paced(folder / "paced.lua", bodies, most / 2)
+        before = under_load(url, paced, _for_seconds(quiet))
         memory_before = _memory(server)
-        swaps = _loaded(server, paced, lambda: _swap_back_and_forth(server, models, reloads // 5))
+        swaps = under_load(url, paced, lambda: _swap_back_and_forth(server, models, reloads // 5))
         checks, seconds = Checks(), []
 
         def reload_all() -> None:
@@ -126,11 +105,11 @@ def _measure(folder: Path, reloads: int, quiet: int) -> Measured:
                 seconds.append(_reload(server, models, version))
                 click.echo(f"  version {version} is served after {seconds[-1]:.1f} s", err=True)
 
-        during = _loaded(server, paced, reload_all, lambda stop: _check(server, expected, checks, stop))
+        during = under_load(url, paced, reload_all, lambda stop: _check(server, expected, checks, stop))
         memory_alone = _memory(server)
         _wait(lambda: bool(server.events("models_shared_again")))
         _wait(lambda: len(server.events("generation_serves")) == 2)  # at the start, and now
-        after = _loaded(server, paced, _for_seconds(quiet))
+        after = under_load(url, paced, _for_seconds(quiet))
         memory_after = _memory(server)
         taken = _seconds_until_taken(server)
     memory = (memory_before, memory_alone, memory_after)
@@ -246,74 +225,6 @@ def _seconds_until_taken(server: Server) -> Sequence[float]:
 
 def _for_seconds(seconds: float) -> Callable[[], None]:
     return lambda: time.sleep(seconds)
-
-
-def _loaded(
-    server: Server,
-    script: Path,
-    work: Callable[[], None],
-    beside: Callable[[threading.Event], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Figures of the load while that work is done, and what runs beside it."""
-    stop = threading.Event()
-    pieces: list[dict[str, Any]] = []
-
-    def offer() -> None:
-        while not stop.is_set():
-            pieces.append(_piece(server, script))
-
-    threads = [threading.Thread(target=offer), threading.Thread(target=beside, args=(stop,))]
-    started = time.monotonic()
-    for thread in threads:
-        thread.start()
-    try:
-        work()
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    answered = sum(piece["requests"] for piece in pieces)
-    return {
-        "sent": answered,
-        "failed": sum(sum(piece["errors"].values()) for piece in pieces),
-        "rate": answered / (time.monotonic() - started),
-        **_quantiles(_sum(pieces)),
-    }
-
-
-def _sum(pieces: Sequence[Mapping[str, Any]]) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for piece in pieces:
-        for microseconds, count in piece["latencies"]:
-            counts[microseconds] += count
-    return counts
-
-
-def _quantiles(counts: Counter[int]) -> dict[str, float]:
-    """Milliseconds."""
-    found, seen, total = {}, 0, sum(counts.values())
-    wanted = {"p50": 0.5, "p99": 0.99}
-    for microseconds in sorted(counts):
-        seen += counts[microseconds]
-        for name in [name for name, share in wanted.items() if seen >= share * total]:
-            found[name] = microseconds / 1000
-            del wanted[name]
-    return found
-
-
-def _piece(server: Server, script: Path) -> dict[str, Any]:
-    """Some seconds of it."""
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{_PIECE_SECONDS}s", "--timeout", "20s", "-s", str(script)]
-    ran = subprocess.run([*command, f"{server.url}/v2/predict"], capture_output=True, check=True, text=True)
-    found: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
-    return found
-
-
-def _write_paced(path: Path, rate: float) -> Path:
-    """For wrk: each connection waits a while before each request, so that all together come to about that rate."""
-    bodies = ", ".join(json.dumps(json.dumps({"inputs": {"text": text}})) for text in TEXTS)
-    path.write_text(_PACED.format(bodies=bodies, pause=round(CONNECTIONS / rate * 1000)))
-    return path
 
 
 def _check(server: Server, expected: Mapping[int, Mapping[str, Any]], checks: Checks, stop: threading.Event) -> None:

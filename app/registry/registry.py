@@ -10,8 +10,6 @@ Where several processes are to share the models, they are loaded before the fork
 
 import asyncio
 import contextlib
-import ctypes
-import gc
 import hashlib
 import threading
 import time
@@ -36,6 +34,7 @@ from app.errors import (
 )
 from app.registry.entries import ModelEntry, VersionEntry
 from app.registry.loading import Loading
+from app.registry.memory import give_back_memory, settle_memory
 from app.registry.proving import Proving
 from app.registry.reconcile import Wanted, merge_versions, read_wanted, reconcile
 from app.registry.reloader import Reloader
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _STOP_SECONDS = 5.0
-_YOUNG_OBJECTS = 50_000
 # A version that callers have asked for by its number, and no longer do.
 _COLD_SECONDS = 600.0
 # Giving memory back holds everybody up for a moment: not while versions come one soon after another.
@@ -359,8 +357,7 @@ class ModelRegistry:
         now = time.monotonic()
         if self._released_at and now - self._released_at > _TIDY_SECONDS:
             self._released_at = 0.0
-            gc.collect()
-            _trim()
+            give_back_memory()
         if self._worked_at and not self._busy and now - self._worked_at > _REST_SECONDS:
             self._worked_at = 0.0
             self._proving.trials.rest()
@@ -400,7 +397,7 @@ class ModelRegistry:
         return entry.versions.get(number) if entry is not None else None
 
     def _settle_first(self) -> None:
-        _settle_memory()
+        settle_memory()
         self._settled = True
         states = [v.state for m in self._models.values() for v in m.versions.values()]
         log.info(
@@ -473,24 +470,6 @@ class ModelRegistry:
 
 def _with(entry: ModelEntry, version: VersionEntry) -> ModelEntry:
     return replace(entry, versions={**entry.versions, version.version: version})
-
-
-def _settle_memory() -> None:
-    """Take what is loaded, and will stay, out of the garbage collector's sight.
-
-    A body of JSON can be a million small objects; measured, the collector walking over models and libraries again and
-    again while they are made turned 0.08 s of parsing into 0.3 s. And give back what loading alone has needed: of a
-    process that had loaded a forest of 190 MiB, a fifth.
-    """
-    gc.collect()
-    _trim()
-    gc.freeze()
-    gc.set_threshold(_YOUNG_OBJECTS, 20, 100)
-
-
-def _trim() -> None:
-    with contextlib.suppress(AttributeError):  # another C library, which may do so by itself
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _is_number(wanted: str) -> bool:
