@@ -83,7 +83,7 @@ class ModelRegistry:
         self._queue: deque[Place] = deque()
         self._used: dict[Place, float] = {}
         self._began = time.perf_counter()
-        self._busy = self._looked = self._settled = False
+        self._busy = self._looked = self._settled = self._has_callers = False
         self._released_at = self._worked_at = 0.0
         self._unreadable = ""
         self._shared: set[Place] = set()
@@ -121,12 +121,14 @@ class ModelRegistry:
 
     async def _catch_up(self) -> None:
         """A worker that comes later than others begins with what they have; and shows that it lives meanwhile."""
+        self._has_callers = False
         refreshed = asyncio.ensure_future(self._taken())
         while not refreshed.done():
             if self._board is not None:
                 self._board.beat()
             await asyncio.wait([refreshed], timeout=1.0)
         await refreshed
+        self._has_callers = True
 
     async def refreshed(self) -> None:
         """Return once what is on disk has been looked at, and taken here and by the other workers, if that is soon."""
@@ -379,8 +381,7 @@ class ModelRegistry:
             name, number = self._queue.popleft()
             version = self._version(name, number) or VersionEntry(number, "loading")
         before = stamps(self.source.folder(name, number))
-        # Callers are served beside it, unless it is loaded before the fork.
-        with politely() if self._loop is not None else contextlib.nullcontext():
+        with politely() if self._has_callers else contextlib.nullcontext():
             loaded = replace(self._loading.load(name, version, self._make_room), stamps=before)
         with self._changing:
             self._worked_at = self._used[name, number] = time.monotonic()
@@ -398,7 +399,7 @@ class ModelRegistry:
 
     def _settle_first(self) -> None:
         settle_memory()
-        self._settled = True
+        self._settled = self._has_callers = True
         states = [v.state for m in self._models.values() for v in m.versions.values()]
         log.info(
             "models_loaded",
