@@ -47,7 +47,8 @@ def drain(*, seconds: float) -> None:
     """Bring what dead processes have left into the database. A running service drains its own segments by itself."""
     settings = read_settings()
     drained, left = asyncio.run(_drain(settings, seconds))
-    click.echo(f"drained {drained:,} records")
+    others = sum(report.records for report in inspect(settings.storage.journal_dir) if report.alive)
+    click.echo(f"drained {drained:,} records{_left_to_others(others)}")
     if left:
         raise OperatorError(f"{left:,} bytes are still in the journal: the database did not take them")
 
@@ -80,6 +81,10 @@ async def _drain(settings: Settings, seconds: float) -> tuple[int, int]:
             left = log.pending_bytes
     drained = metrics.registry.get_sample_value("presage_log_drained_total") or 0
     return int(drained), left
+
+
+def _left_to_others(records: int) -> str:
+    return f"; {records:,} more belong to processes that live, which drain them themselves" if records else ""
 
 
 def _line(report: SegmentReport) -> str:

@@ -66,6 +66,17 @@ def test_drain_brings_what_dead_processes_have_left(settings: StorageSettings) -
     assert _principals(settings) == {"ada", "grace"}
 
 
+def test_drain_says_what_it_left_to_a_process_that_lives(settings: StorageSettings) -> None:
+    """A service drains its own segments; who drains by hand after its end learns that it has not ended yet."""
+    lives = Journal(settings.journal_dir, max_bytes=1 << 30)
+    rows = [(i, {NUMBER.name: 1.0}, Prediction("yes")) for i in new_ids(3)]
+    lives.append(b"".join(RECORDER.frames(rows, Origin("request", "ada", "v2"), 1.0, timestamp())))
+    ended = _run(settings, "drain")
+    lives.close()
+    assert ended.exit_code == 0
+    assert ended.stdout == "drained 20 records; 3 more belong to processes that live, which drain them themselves\n"
+
+
 def test_verify_finds_a_damaged_record(settings: StorageSettings) -> None:
     """With an exit code for scripts."""
     assert _run(settings, "verify").exit_code == 0

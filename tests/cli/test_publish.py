@@ -125,20 +125,20 @@ def test_the_next_version_waits_until_it_is_promoted(tmp_path: Path, iris: Path,
 
 
 @pytest.mark.parametrize(
-    ("estimator", "said"),
+    ("estimator", "seconds", "said"),
     [
-        (Deadly(), "the process ended with SIGSEGV"),
-        (Leaving(), "the process ended with the exit code"),
-        (Hanging(), r"opening toy.joblib: not done within 4 s \(PUBLISH_SECONDS\)"),
-        (Oversized(), r"it takes more memory than it may \(MODELS_MAX_BYTES\)"),
+        (Deadly(), 60, "the process ended with SIGSEGV"),
+        (Leaving(), 60, "the process ended with the exit code"),
+        (Hanging(), 4, r"opening toy.joblib: not done within 4 s \(PUBLISH_SECONDS\)"),
+        (Oversized(), 60, r"it takes more memory than it may \(MODELS_MAX_BYTES\)"),
     ],
     ids=["crashes", "exits", "hangs", "takes-all-memory"],
 )
-def test_whatever_a_file_does_is_one_line(tmp_path: Path, estimator: Any, said: str) -> None:
+def test_whatever_a_file_does_is_one_line(tmp_path: Path, estimator: Any, seconds: int, said: str) -> None:
     """It is done in a process with limits; nothing is left of it."""
     joblib.dump(estimator, tmp_path / "toy.joblib")
     pd.DataFrame({"x": range(20)}).to_csv(tmp_path / "rows.csv", index=False)
-    limits = {"MODEL_MODULES": MODULES, "PUBLISH_SECONDS": "4", "MODELS_MAX_BYTES": str(512 << 20)}
+    limits = {"MODEL_MODULES": MODULES, "PUBLISH_SECONDS": str(seconds), "MODELS_MAX_BYTES": str(512 << 20)}
     arguments = (tmp_path / "toy.joblib", "--name", "toy", "--data", tmp_path / "rows.csv")
     assert re.search(said, _refused(tmp_path, *arguments, **limits))
     assert not (tmp_path / "models").exists()

@@ -70,12 +70,13 @@ def test_a_token_revoked_on_one_is_refused_by_the_other_within_a_second(servers:
     assert _predict(servers[1], given).status_code == 200
     admin = {"Authorization": f"Bearer {token(sub='root', scope='admin').decode()}"}
     revoked = httpx2.post(f"{servers[0].url}/admin/revocations", json={"token": given.decode()}, headers=admin)
-    started = time.monotonic()
+    started = asked = time.monotonic()
     assert revoked.status_code == 204
     assert _predict(servers[0], given).status_code == 401
     while _predict(servers[1], given).status_code != 401:
-        assert time.monotonic() - started < 10
-    assert time.monotonic() - started < 1
+        asked = time.monotonic()
+        assert asked - started < 10
+    assert asked - started < 1
 
 
 def test_without_redis_both_serve_and_say_so_until_it_is_back(servers: list[Server], valkey: Valkey) -> None:

@@ -16,6 +16,7 @@ import httpx2
 import pytest
 
 from app.manifest import Outputs
+from app.storage.journal import segment_paths
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Greedy, Hanging, Seizing
 from tests.support.ledger import Ledger, answers, load
@@ -98,7 +99,10 @@ def assert_nothing_was_lost(ledger: Ledger, folder: Path, *, beside: int = 0) ->
     """Everything that was answered is in the database once, as soon as what dead workers have left is there, too."""
     places = {"JOURNAL_DIR": f"{folder}/journal", "DATABASE_URL": f"sqlite:///{folder}/presage.db"}
     command = [sys.executable, "-m", "app", "log", "drain"]
-    subprocess.run(command, cwd=ROOT, env=clean_environment(**places), check=True, capture_output=True, timeout=60)
+    deadline = time.monotonic() + 30
+    while segment_paths(folder / "journal"):  # a killed process holds its own for as long as the kernel takes to end it
+        assert time.monotonic() < deadline, "somebody holds a segment"
+        subprocess.run(command, cwd=ROOT, env=clean_environment(**places), check=True, capture_output=True, timeout=60)
     ledger.assert_matches(places["DATABASE_URL"], beside=beside)
 
 
@@ -313,15 +317,20 @@ def test_a_token_revoked_by_one_worker_is_refused_by_all_within_a_second(models:
         given = {"Authorization": f"Bearer {token(sub='leaver', jti='the-leavers-token').decode()}"}
         admin = {"Authorization": f"Bearer {token(sub='root', scope='admin').decode()}"}
 
-        def statuses() -> set[int]:
-            asked = [httpx2.get(f"{server.url}/v2/catalog", headers=given) for _ in range(12)]
-            return {answer.status_code for answer in asked}
+        def accepted() -> bool:
+            return httpx2.get(f"{server.url}/v2/catalog", headers=given).status_code != 401
 
-        assert 401 not in statuses()
-        revoked = {"token": given["Authorization"].removeprefix("Bearer ")}
-        assert httpx2.post(f"{server.url}/admin/revocations", json=revoked, headers=admin).status_code == 204
-        assert wait_until(lambda: statuses() == {401}, 10) < 1
-        assert statuses() == {401}
+        assert all(accepted() for _ in range(12))
+        body = {"token": given["Authorization"].removeprefix("Bearer ")}
+        assert httpx2.post(f"{server.url}/admin/revocations", json=body, headers=admin).status_code == 204
+        revoked = last = time.monotonic()
+        refused = 0
+        while refused < 12:  # on connections of their own, so that both workers are asked
+            asked = time.monotonic()
+            refused = 0 if accepted() else refused + 1
+            last = last if refused else asked
+            assert asked < revoked + 10
+        assert last - revoked < 1
 
 
 def test_a_full_disk_ends_no_worker_and_hides_no_metric(models: Path, small_disk: Path, tmp_path: Path) -> None:
