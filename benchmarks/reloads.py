@@ -37,7 +37,7 @@ from benchmarks.load import require, write_script, wrk
 from benchmarks.paced import CONNECTIONS, under_load, write_paced
 from benchmarks.processes import pss_bytes
 from benchmarks.workers import family
-from tests.support.server import ROOT, Server, running_server
+from tests.support.server import ROOT, TRIED, Server, running_server
 
 RESULTS = ROOT / "benchmarks/results/reloads.md"
 WORKERS = 2
@@ -88,7 +88,7 @@ def _measure(folder: Path, reloads: int, quiet: int) -> Measured:
     expected = {version: _answers(models, version) for version in (1, 2)}
     _point(models, 1)
     settings = {"DEFAULT_MODEL": RECIPE.name, "WORKERS": "2", "LOG_FORMAT": "json", "CACHE": "off"}
-    settings |= {"MODEL_TRIALS_DIR": f"{folder}/trials", "SHARE_MODELS_AFTER_SECONDS": "20"}
+    settings |= {**TRIED, "SHARE_MODELS_AFTER_SECONDS": "20"}
     with running_server(models, folder / "server/log", settings, arguments=["--migrate"]) as server:
         bodies = [json.dumps({"inputs": {"text": text}}) for text in TEXTS]
         script = write_script(folder / "post.lua", bodies)

@@ -15,7 +15,7 @@ from tests.support.asgi import OPEN, UNLIMITED, InProcess, in_process
 from tests.support.demo import MODULES, publish_demo_models
 from tests.support.server import ROOT, Server, clean_environment, running_server
 
-# In this process versions are loaded at once, unless a test is about trials; the servers of tests try them.
+# In this process versions are loaded at once, unless a test is about trials.
 os.environ["MODEL_TRIALS"] = "off"
 
 

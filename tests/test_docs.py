@@ -18,7 +18,7 @@ import httpx2
 import pytest
 
 from app.registry.aliases import write_aliases
-from tests.support.server import ROOT, TRIALS, Server, clean_environment, running_server
+from tests.support.server import ROOT, TRIED, Server, clean_environment, running_server
 from tests.support.tokens import SECRET, token
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,7 +56,7 @@ def demo_copy(demo_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def demo_server(demo_copy: Path) -> Iterator[Server]:
     """A server with the models that `make run` would train, which commands may change, and some traffic on record."""
     log = demo_copy.parent / "log"
-    environment = {"AUTH_MODE": "jwt", "JWT_SECRET": SECRET, "RATE_LIMIT": "60000/minute"}
+    environment = {"AUTH_MODE": "jwt", "JWT_SECRET": SECRET, "RATE_LIMIT": "60000/minute", **TRIED}
     with running_server(demo_copy, log, environment, arguments=["--migrate"]) as started, started.client() as client:
         client.headers["authorization"] = f"Bearer {token(sub='visitor').decode()}"
         with CORPUS.open() as file:
@@ -128,7 +128,7 @@ def _run(command: str, server: Server, models: Path) -> str:
         MODELS_DIR=str(models),
         DATABASE_URL=f"sqlite:///{server.log.parent}/presage.db",
         JOURNAL_DIR=f"{server.log.parent}/journal",
-        MODEL_TRIALS_DIR=str(TRIALS),
+        MODEL_TRIALS_DIR=f"{server.log.parent}/trials",
         TOKEN=token(sub="me").decode(),
         ADMIN=token(sub="ann", scope="admin").decode(),
     )

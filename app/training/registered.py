@@ -12,7 +12,8 @@ from app.registry.aliases import ALIASES_FILE, changing_model, pointed, write_al
 from app.registry.errands import Say, silent
 from app.registry.mlflow_source import MlflowSource, Registered
 from app.registry.sources import DirectorySource
-from app.training.orders import Order, deliver
+from app.training.delivery import deliver
+from app.training.orders import Order
 
 # What was refused may have been refused for want of space, or by settings that are mended by now.
 _RETRY_SECONDS = 600.0

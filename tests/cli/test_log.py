@@ -26,12 +26,12 @@ from tests.support.logged import START, add, add_feedback, add_many, failed_row,
 from tests.support.postgres import running_postgres
 from tests.support.server import ROOT, clean_environment
 
-MANY = 200_000
+MANY = 80_000
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a database with 200,000 predictions."""
+    """The address of a database with 80,000 predictions."""
     if request.param == "sqlite":
         yield _filled(f"sqlite:///{tmp_path_factory.mktemp('large')}/presage.db")
     else:
@@ -41,8 +41,8 @@ def large(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def _filled(url: str) -> str:
     with _migrated(url) as database:
-        for first in range(0, MANY, 50_000):
-            add_many(database, 50_000, first=first)
+        for first in range(0, MANY, 40_000):
+            add_many(database, 40_000, first=first)
     return url
 
 

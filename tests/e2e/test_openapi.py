@@ -66,7 +66,7 @@ def test_generated_requests_get_the_answers_that_the_document_promises(changing_
         "--exclude-path-regex",
         MISBEHAVING,
         "--max-examples",
-        "15",
+        "8",
         "--seed",
         "1",
         "--max-failures",

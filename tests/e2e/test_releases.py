@@ -11,7 +11,7 @@ import pytest
 
 from app.registry.aliases import read_aliases
 from tests.support.releases import MODULES, write_pair, write_threshold
-from tests.support.server import ROOT, Server, clean_environment, running_server
+from tests.support.server import ROOT, TRIED, Server, clean_environment, running_server
 from tests.support.tokens import SECRET, token
 
 ROWS = [{"x": x / 10} for x in range(200)]
@@ -36,6 +36,7 @@ def server(root: Path) -> Iterator[Server]:
         "DEFAULT_MODEL": "toy",
         "WORKERS": "2",
         "LOG_FORMAT": "json",
+        **TRIED,
     }
     with running_server(root, root.parent / "log", environment, arguments=["--migrate"]) as started:
         yield started

@@ -19,10 +19,10 @@ import pytest
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Looping
 from tests.support.ledger import Ledger, answers, load
-from tests.support.server import Server, running_server
+from tests.support.server import TRIED, Server, running_server
 from tests.support.versions import NUMBER, one_golden, point, write_constant, write_version
 
-ENVIRONMENT = {"DEFAULT_MODEL": "toy", "MODEL_MODULES": MODULES, "LOG_FORMAT": "json"}
+ENVIRONMENT = {"DEFAULT_MODEL": "toy", "MODEL_MODULES": MODULES, "LOG_FORMAT": "json", **TRIED}
 ODD: dict[str, Any] = {"task": "regression", "outputs": NUMBER, "golden": one_golden(0.0)}
 # What the service promises to its users, once a version can be loaded.
 CONVERGES_SECONDS = 2.0
@@ -38,7 +38,7 @@ def models(tmp_path: Path) -> Path:
 
 def serving(models: Path, folder: Path, workers: int, **environment: str) -> Any:
     """A server with so many workers and a database."""
-    settings = {**ENVIRONMENT, "MODEL_TRIALS_DIR": f"{folder}/trials", "WORKERS": str(workers), **environment}
+    settings = {**ENVIRONMENT, "WORKERS": str(workers), **environment}
     return running_server(models, folder / "log", settings, arguments=["--migrate"])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.server import ROOT, Server, clean_environment, free_port, running_server
+from tests.support.server import ROOT, TRIED, Server, clean_environment, free_port, running_server
 from tests.support.signing import Evil, make_key, sign
 from tests.support.tokens import SECRET
 from tests.support.versions import HERE, write_classifier, write_version
@@ -33,7 +33,7 @@ def test_production_serves_what_is_signed_and_says_what_is_not(tmp_path: Path, w
     write_version(root, Evil(tmp_path / "canary"), name="evil")
     sign(root, make_key(keys))
     sign(root, make_key(tmp_path / "strangers", "mallory"), "strange")
-    settings = {**PRODUCTION, "MODEL_KEYS_DIR": str(keys), "WORKERS": workers}
+    settings = {**PRODUCTION, "MODEL_KEYS_DIR": str(keys), "WORKERS": workers, **TRIED}
     with running_server(root, tmp_path / "server/log", settings) as server:
         assert _states(server, 200) == {"toy": "serving", "strange": "unknown_key", "evil": "unsigned"}
         refused = server.wait_for_event("model_refused", model="evil")

@@ -20,7 +20,7 @@ from app.storage.journal import segment_paths
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Greedy, Hanging, Seizing
 from tests.support.ledger import Ledger, answers, load
-from tests.support.server import ROOT, Server, clean_environment, free_port, running_server
+from tests.support.server import ROOT, TRIED, Server, clean_environment, free_port, running_server
 from tests.support.tokens import SECRET, token
 from tests.support.versions import one_golden, write_classifier, write_version
 
@@ -242,7 +242,7 @@ def test_a_reload_under_load_brings_what_is_there_now_and_fails_no_request(model
 @pytest.mark.parametrize("estimator", [Deadly(), Hanging()], ids=["crashes", "hangs"])
 def test_a_reload_that_does_not_come_to_an_end_harms_nobody(models: Path, tmp_path: Path, estimator: Any) -> None:
     """A model that ends the process which loads it is refused; while one keeps it, the workers from before go on."""
-    with service(models, tmp_path) as server:
+    with service(models, tmp_path, **TRIED) as server:
         before = workers(server)
         write_version(models, estimator, name="worse", **NUMBER)
         (models / "worse/aliases.json").write_text('{"champion": 1}')

@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.support.versions import one_golden, write_classifier, write_version
 
 NUMBER: dict[str, Any] = {"task": "regression", "outputs": Outputs(target="number"), "golden": one_golden(0.0)}
 BUDGET = 512 << 20
+_numbers = count(2)
 
 
 def _settings(root: Path, **changes: Any) -> ModelSettings:
@@ -40,6 +42,13 @@ def _trials(settings: ModelSettings) -> Trials:
 def trials(tmp_path: Path) -> Iterator[Trials]:
     """With a folder of their own."""
     with _trials(_settings(tmp_path / "models")) as trials:
+        yield trials
+
+
+@pytest.fixture(scope="module")
+def lasting_trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
+    """One process for several tests."""
+    with _trials(_settings(tmp_path_factory.mktemp("lasting") / "models")) as trials:
         yield trials
 
 
@@ -71,24 +80,24 @@ def test_a_good_version_comes_with_all_that_loading_it_would_have_to_find_out(tm
     ids=["crashes", "exits", "loops", "sleeps", "leaves-a-child", "wants-ten-gigabytes"],
 )
 def test_whatever_loading_it_does_is_a_refusal_and_the_next_version_is_tried(
-    tmp_path: Path, trials: Trials, estimator: Any, reason: str
+    tmp_path: Path, lasting_trials: Trials, estimator: Any, reason: str
 ) -> None:
     """By the same process, which has come to no harm; and nothing of the version is left running."""
     root = tmp_path / "models"
-    verdict = _verdict(trials, root, write_version(root, estimator, **NUMBER))
+    verdict = _verdict(lasting_trials, root, write_version(root, estimator, **NUMBER))
     assert verdict.refusal is not None
     assert verdict.refusal.reason == reason
-    good = write_classifier(root, version=2)
-    assert _verdict(trials, root, good).refusal is None
+    good = write_classifier(root, version=next(_numbers))  # one that has not been tried
+    assert _verdict(lasting_trials, root, good).refusal is None
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, check=True, text=True).stdout
     assert "sleep 598" not in listed, "what the version has started goes on"
 
 
-def test_a_trial_takes_only_what_time_of_the_cpus_is_left(tmp_path: Path, trials: Trials) -> None:
+def test_a_trial_takes_only_what_time_of_the_cpus_is_left(tmp_path: Path, lasting_trials: Trials) -> None:
     """The version sees how it is scheduled, and its golden row says that it should be so."""
     idle = {**NUMBER, "golden": one_golden(float(os.SCHED_IDLE))}
     manifest = write_version(tmp_path / "models", Scheduled(), **idle)
-    assert _verdict(trials, tmp_path / "models", manifest).refusal is None
+    assert _verdict(lasting_trials, tmp_path / "models", manifest).refusal is None
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, trials: Trials) -> None:

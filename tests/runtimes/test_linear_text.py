@@ -141,7 +141,7 @@ def test_every_vectoriser_and_classifier_fold_exactly(vectorizer: Any, classifie
     _check(fitted, [*texts, *ODD, *TEXTS[:3]])
 
 
-@_often
+@settings(_often, max_examples=15)  # each of which is fitted two or three times
 @given(texts=st.lists(_texts, min_size=1, max_size=5), cv=st.sampled_from([2, 3]), ensemble=st.booleans())
 def test_a_union_inside_a_calibration_folds(texts: list[str], cv: int, *, ensemble: bool) -> None:
     """Words and characters, each with a weight; with an ensemble, every member has vectorisers of its own."""

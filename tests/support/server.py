@@ -1,15 +1,12 @@
 """The real server as a process, on a free port of the loopback."""
 
-import atexit
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,9 +19,8 @@ import httpx2
 # What tests that are about something else have: everybody may, and as much as they like.
 OPEN = {"AUTH_MODE": "none", "RATE_LIMIT": "1000000000/minute", "ADDRESS_RATE_LIMIT": "1000000000/minute"}
 ROOT = Path(__file__).resolve().parents[2]
-# One for all servers of a run: what was tried for one of them need not be tried for the next.
-TRIALS = Path(tempfile.mkdtemp(prefix="presage-trials-"))
-atexit.register(shutil.rmtree, TRIALS, ignore_errors=True)
+# What tests that are about new versions have: each is tried in a process of its own first, which takes seconds.
+TRIED = {"MODEL_TRIALS": "auto"}
 _READY_SECONDS = 60
 
 
@@ -112,16 +108,17 @@ def running_server(
 ) -> Iterator[Server]:
     """Start a server, wait until it is ready and serves all it will, unless told otherwise; end it, whatever happens.
 
-    Unless the environment says otherwise nobody has to say who they are. Its keys, its journal and, unless the
-    environment names another, its database lie beside the log. `module` is run in the place of `app serve`.
+    Unless the environment says otherwise nobody has to say who they are, and versions are loaded without a trial. Its
+    keys, its journal and, unless the environment names another, its database lie beside the log. `module` is run in the
+    place of `app serve`.
     """
     port = int((environment or {}).get("PORT") or free_port())
     log.parent.mkdir(parents=True, exist_ok=True)
     places = {"JOURNAL_DIR": f"{log.parent}/journal", "DATABASE_URL": f"sqlite:///{log.parent}/presage.db"}
     places["JWT_KEYS_DIR"] = f"{log.parent}/keys"
-    places["MODEL_TRIALS_DIR"] = str(TRIALS)
+    places["MODEL_TRIALS_DIR"] = f"{log.parent}/trials"
     places["LAME_DUCK_SECONDS"] = "0"
-    own = {"MODELS_DIR": str(models), "PORT": str(port), **OPEN, **places, **(environment or {})}
+    own = {"MODELS_DIR": str(models), "PORT": str(port), "MODEL_TRIALS": "off", **OPEN, **places, **(environment or {})}
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-W", "error", "-m", *(module or ("app", "serve")), *arguments],

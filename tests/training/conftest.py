@@ -1,6 +1,5 @@
 """What the tests of training share: people, and a package of somebody's own."""
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from app.config import Settings
 from app.manifest import Manifest
 from app.registry.sources import DirectorySource
-from tests.support.server import ROOT, clean_environment
 
 OWN_CODE = '''
 import os
@@ -96,16 +94,6 @@ def people() -> pd.DataFrame:
 def stays(people: pd.DataFrame) -> Any:
     """Whether each of them stays, which depends on age and city."""
     return np.where(people["age"] + np.where(people["city"] == "Oslo", 20, 0) > 50, "stays", "leaves")
-
-
-@pytest.fixture(scope="session")
-def demo_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo models, made by the command in a process of its own."""
-    root = tmp_path_factory.mktemp("train") / "models"
-    command = [sys.executable, "-m", "app", "train"]
-    environment = clean_environment(MODELS_DIR=str(root))
-    subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=110, check=True)
-    return root
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from app.registry.aliases import CHAMPION
 from app.registry.mlflow_source import MlflowSource, is_followed, is_registered
 from app.registry.sources import DirectorySource
 from app.telemetry.logs import configure_logs
-from app.training.orders import Order, deliver, kind_of
+from app.training.delivery import deliver
+from app.training.orders import Order, kind_of
 from app.training.registered import Follower, publish_registered
 
 _File = click.Path(path_type=Path, exists=True, dir_okay=False)
