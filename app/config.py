@@ -220,7 +220,7 @@ class ModelSettings(_Group):
         60,
         ge=1,
         le=3600,
-        description="CPU time that such a trial may take; twice as long by the clock.",
+        description="CPU time that such a trial may take; three times as long by the clock.",
     )
     model_trials_dir: Path = Field(
         Path("var/trials"), description="Folder in which the outcomes of trials are kept, so that there is one of each."

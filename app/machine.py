@@ -73,6 +73,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else math.inf
 
 
+def seconds_without_cpu() -> float:
+    """For how long this thread has been ready to run while others had the CPU; 0 where nobody tells."""
+    fields = _read(Path("/proc/thread-self/schedstat")).split()
+    return int(fields[1]) / 1e9 if fields else 0.0
+
+
 def used_bytes(place: int) -> int:
     """Of this process: its whole address space (0), or what of it is in memory (1); 0 where nobody tells."""
     try:

@@ -220,7 +220,8 @@ def _seconds_until_taken(server: Server) -> Sequence[float]:
     for event in server.events("aliases_moved"):
         moves[event["after"]["champion"]] = datetime.fromisoformat(event["timestamp"])
     ended = {event["version"]: datetime.fromisoformat(event["timestamp"]) for event in server.events("trial_ended")}
-    return [(at - ended[version]).total_seconds() for version, at in moves.items() if version in ended]
+    came = moves.keys() & ended.keys() - RECIPE.versions.keys()  # those of the recipe come more than once
+    return [(moves[version] - ended[version]).total_seconds() for version in came]
 
 
 def _for_seconds(seconds: float) -> Callable[[], None]:

@@ -29,10 +29,9 @@ _FILE_BYTES = 64 << 20
 _READ_BYTES = 1 << 16
 _MESSAGE_BYTES = 8 << 20
 
-
 # In so many seconds a child that may only use idle CPUs should have had this share of one, or there are none.
 _PATIENCE_SECONDS = 15.0
-_LEAST_SHARE = 0.25
+_LEAST_SHARE = 0.05
 _STARVED = Verdict(refusal=Refusal("trial_timeout", "the machine had no time for it"))
 
 
@@ -147,11 +146,13 @@ def _limit(settings: ModelSettings) -> None:
 def _verdict(order: dict[str, Any], settings: ModelSettings, trust: Trust) -> Verdict:
     from app.registry.loader import load_version  # noqa: PLC0415 -- imported by now
     from app.runtimes.compile import Compiling  # noqa: PLC0415
+    from app.runtimes.politeness import politely  # noqa: PLC0415
 
     source, before, started = DirectorySource(Path(order["root"])), used_bytes(1), time.perf_counter()
     compiling = Compiling() if settings.compile == "auto" else None
     try:
-        model = load_version(source, order["name"], order["version"], trust, compiling)
+        with politely(apart=True):
+            model = load_version(source, order["name"], order["version"], trust, compiling)
     except Exception as error:  # noqa: BLE001 -- whatever a version does, it is its refusal
         return Verdict(refusal=_refusal(error, settings))
     return Verdict(

@@ -23,6 +23,7 @@ from app.runtimes.by_size import BySize, Stage
 from app.runtimes.cost import Cost, least, measure_cost
 from app.runtimes.folding import NotFoldable, kind_of
 from app.runtimes.parity import Expected, compare, expect
+from app.runtimes.politeness import breathe
 from app.runtimes.sample import Asked, draw_sample
 from app.runtimes.sklearn import SklearnRuntime
 from app.runtimes.threads import walk_estimators
@@ -35,6 +36,7 @@ SIZES = (1, 64, 1000)
 _ROWS, _FEW_ROWS = 256, 64
 _SAMPLE_SECONDS = 0.5
 _SEARCH_SECONDS = 0.15
+_CHUNK = 64
 # The longest call of each round of measuring.
 _ROUNDS = (0.1, 0.02, 0.02)
 # A form has to be so much faster before another one is left for it: a switch costs its readers something, too.
@@ -220,8 +222,13 @@ def _expected(manifest: Manifest, pipeline: Pipeline, reference: SklearnRuntime,
     count = _ROWS if seconds_a_row * _ROWS < _SAMPLE_SECONDS else _FEW_ROWS
 
     def labels(rows: Sequence[Row]) -> list[Any]:
-        answer = reference.predict(pipeline.preprocess(rows), len(rows))
-        return [0] * len(rows) if answer.classes is None else list(answer.classes)
+        found: list[Any] = []
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            breathe()
+            answer = reference.predict(pipeline.preprocess(chunk), len(chunk))
+            found.extend([0] * len(chunk) if answer.classes is None else answer.classes)
+        return found
 
     sample = draw_sample(manifest, reference.estimator, labels, Asked(count, _SEARCH_SECONDS))
     return expect(sample, pipeline.preprocess, reference, reference.estimator)

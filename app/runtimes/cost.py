@@ -5,6 +5,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from app.runtimes.politeness import breathe
+
 _SIZES = (1, 4, 16, 64, 256, 1000)
 _REPEATS = 3
 # A call that is predicted to take longer is not made only to be measured.
@@ -54,10 +56,12 @@ def measure_cost(
     for rows in _SIZES:
         if points and Cost(tuple(points)).seconds(rows) > longest:
             break
+        breathe()
         prepare(rows)
         seconds = _timed(call, rows)
         for _ in range(_REPEATS - 1):
             if seconds < longest / 10:
+                breathe()
                 seconds = min(seconds, _timed(call, rows))
         points.append((rows, seconds))
     return Cost(_ascending(points))

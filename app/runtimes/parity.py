@@ -8,6 +8,7 @@ import numpy as np
 
 from app.pipelines.base import RawOutput, Row
 from app.runtimes.base import Runtime
+from app.runtimes.politeness import breathe
 
 # Two labels whose probabilities, or scores, are closer than this are a tie: which of them is the larger is a matter of
 # the order in which scikit-learn happened to add up, and may change with the number of rows in a call.
@@ -45,6 +46,7 @@ def expect(rows: Sequence[Row], preprocess: Preprocess, reference: Runtime, esti
     gaps: list[Any] = []
 
     def ask(chunk: Sequence[Row]) -> None:
+        breathe()
         try:
             inputs = preprocess(chunk)
             answer = reference.predict(inputs, len(chunk))
@@ -68,13 +70,18 @@ def compare(form: Runtime, expected: Expected, preprocess: Preprocess, tolerance
     rows = expected.rows
     verdict = _compared(form.predict(preprocess(rows), len(rows)), expected, np.arange(len(rows)), tolerance)
     singles = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SINGLES)).astype(int))
-    alone = [form.predict(preprocess([rows[i]]), 1) for i in singles]
+    alone = [_answer_alone(form, preprocess, rows[i]) for i in singles]
     other = _compared(RawOutput(*_as_raw(alone)), expected, singles, tolerance)
     return Verdict(
         max(verdict.largest_difference, other.largest_difference),
         verdict.labels_equal and other.labels_equal,
         verdict.reason or other.reason,
     )
+
+
+def _answer_alone(form: Runtime, preprocess: Preprocess, row: Row) -> RawOutput:
+    breathe()
+    return form.predict(preprocess([row]), 1)
 
 
 def _as_raw(answers: Sequence[RawOutput]) -> tuple[Any, Any, Any]:

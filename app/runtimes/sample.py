@@ -3,7 +3,6 @@
 Seeded, so that one model has one sample. Rows are what validation lets through: dicts from field name to JSON value.
 """
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from app.manifest import CategoryProfile, FieldProfile, InputField, Manifest, NumberProfile
 from app.pipelines.base import Row
 from app.pipelines.rows import LARGEST_FLOAT, LARGEST_INTEGER
+from app.runtimes.politeness import working_clock
 from app.runtimes.sample_texts import draw_texts, texts_at_the_boundary
 from app.runtimes.thresholds import raw_thresholds
 
@@ -42,7 +42,7 @@ def draw_sample(manifest: Manifest, estimator: Any, labels: Labels, asked: Asked
     if manifest.artefact.container == "texts":
         texts = [str(row[first.name]) for row in golden]
         drawn = draw_texts(estimator, texts, rng, asked.rows)
-        deadline = time.perf_counter() + asked.seconds
+        deadline = working_clock() + asked.seconds
         turning = texts_at_the_boundary(
             [*texts, *drawn], lambda found: labels([{first.name: text} for text in found]), rng, deadline
         )
@@ -130,7 +130,7 @@ def _where_labels_turn(rows: Sequence[Row], fields: Sequence[InputField], labels
 
     The ends of the ways are kept every few steps: the last ones are so close to a boundary that rounding decides.
     """
-    deadline = time.perf_counter() + seconds
+    deadline = working_clock() + seconds
     numeric = [field for field in fields if field.dtype in ("float", "integer")]
     found = labels(rows)
     lows, highs = _pairs(rows, found, [field.name for field in numeric])
@@ -142,7 +142,7 @@ def _where_labels_turn(rows: Sequence[Row], fields: Sequence[InputField], labels
     ends: list[Row] = []
     for step in range(_HALVINGS):
         middles = [_middle(low, high, numeric) for low, high in zip(lows, highs, strict=True)]
-        if not middles or time.perf_counter() > deadline:
+        if not middles or working_clock() > deadline:
             break
         for i, label in enumerate(labels(middles)):
             (lows if label == wanted[i] else highs)[i] = middles[i]

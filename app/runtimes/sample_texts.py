@@ -1,10 +1,10 @@
 """Texts on which a form has to prove itself: of words that the model knows, of none of them, and between two labels."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 from unicodedata import normalize
 
+from app.runtimes.politeness import working_clock
 from app.runtimes.threads import walk_estimators
 
 _MOST_WORDS = 30
@@ -82,7 +82,7 @@ def texts_at_the_boundary(
     boundary: list[str] = []
     for _ in range(_ROUNDS):
         ways = [_way(one.split()[:_WALKED_WORDS], other.split()[:_WALKED_WORDS], rng) for one, other in pairs]
-        if not ways or time.perf_counter() > deadline:
+        if not ways or working_clock() > deadline:
             break
         turned = iter(labels([text for way in ways for text in way]))
         pairs = []
