@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-import httpx2
 import pytest
 
 from app.registry.aliases import write_aliases
+from tests.support import calls
 from tests.support.server import ROOT, TRIED, Server, clean_environment, running_server
 from tests.support.tokens import SECRET, token
 
@@ -112,7 +112,7 @@ def _point_back(models: Path, server: Server) -> None:
     deadline = time.monotonic() + 30
     headers = {"authorization": f"Bearer {token(scope='read').decode()}"}
     while True:
-        entry = httpx2.get(f"{server.url}/v2/catalog/sentiment", headers=headers, timeout=10).json()
+        entry = calls.get(f"{server.url}/v2/catalog/sentiment", headers=headers, timeout=10).json()
         if entry["aliases"] == {"champion": 2, "v1": 1} and not entry.get("pending"):
             return
         assert time.monotonic() < deadline, entry

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 
+from tests.support import calls
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Looping
 from tests.support.ledger import Ledger, answers, load
@@ -46,7 +46,7 @@ def versions(server: Server, count: int = 24) -> set[int]:
     """What so many callers are answered by, each over a connection of its own: all workers have some of them."""
     found = set()
     for _ in range(count):
-        answer = httpx2.post(f"{server.url}/v2/predict", json={"inputs": {"x": 3}}, timeout=20)
+        answer = calls.post(f"{server.url}/v2/predict", json={"inputs": {"x": 3}}, timeout=20)
         found.add(answer.json()["version"])
     return found
 
@@ -61,7 +61,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def skew(server: Server) -> float:
     """How much the workers differ, by the metric."""
-    text = httpx2.get(f"{server.url}/metrics", timeout=20).text
+    text = calls.get(f"{server.url}/metrics", timeout=20).text
     found = re.search(r"^presage_models_skew (\S+)$", text, re.MULTILINE)
     assert found is not None
     return float(found[1])
@@ -89,7 +89,7 @@ def test_versions_are_swapped_under_load_without_a_failed_request(models: Path, 
                 answers(ledger, 20)
             if workers > 1:
                 assert skew(server) == 0
-            catalog = httpx2.get(f"{server.url}/v2/catalog/toy", timeout=20).json()
+            catalog = calls.get(f"{server.url}/v2/catalog/toy", timeout=20).json()
         assert server.stop() == 0
     assert len(ledger.told) == 5
     assert max(_seconds_until_taken(server, workers)) < CONVERGES_SECONDS
@@ -140,7 +140,7 @@ def test_a_version_that_does_harm_does_it_in_a_process_of_its_own(
         point(models, champion=2)
         server.wait_for_event("model_refused", reason=reason)
         answers(ledger, 100)
-        entry = httpx2.get(f"{server.url}/v2/catalog/toy", timeout=20).json()
+        entry = calls.get(f"{server.url}/v2/catalog/toy", timeout=20).json()
         assert entry["aliases"] == {"champion": 1}
         assert entry["pending"] == {"champion": 2}
         assert [v["reason"] for v in entry["versions"] if v["state"] == "refused"] == [reason]

@@ -6,12 +6,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import pytest
 from sklearn.ensemble import RandomForestClassifier
 
 from app.manifest import Golden, GoldenRow
+from tests.support import calls
 from tests.support.server import Server, running_server
 from tests.support.tokens import SECRET, token
 from tests.support.valkey import Valkey, running_valkey
@@ -104,7 +104,7 @@ def test_without_redis_both_answer_and_say_so_until_it_is_back(servers: list[Ser
     for server in servers:
         _wait_for_cache(server, "down")
         assert _predict(server, "common", next(_ROWS), "alice")["version"] == 1
-        assert "presage_cache_redis_up 0.0" in httpx2.get(f"{server.url}/metrics").text
+        assert "presage_cache_redis_up 0.0" in calls.get(f"{server.url}/metrics").text
     valkey.start()
     for server in servers:
         _wait_for_cache(server, "up")
@@ -112,14 +112,14 @@ def test_without_redis_both_answer_and_say_so_until_it_is_back(servers: list[Ser
 
 def _predict(server: Server, model: str, row: int, who: str) -> Any:
     bearer = {"Authorization": f"Bearer {token(sub=who).decode()}"}
-    answer = httpx2.post(f"{server.url}/v2/predict/{model}", json={"inputs": {"x": row}}, headers=bearer)
+    answer = calls.post(f"{server.url}/v2/predict/{model}", json={"inputs": {"x": row}}, headers=bearer)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def _hits(server: Server, model: str) -> int:
     """Rows found in memory or in Redis."""
-    lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+    lines = calls.get(f"{server.url}/metrics").text.splitlines()
     counts = [line for line in lines if line.startswith("presage_cache_rows_total") and f'model="{model}"' in line]
     return int(sum(float(line.split()[-1]) for line in counts if 'outcome="hit_' in line))
 
@@ -127,14 +127,14 @@ def _hits(server: Server, model: str) -> int:
 def _logged(server: Server, identifier: str) -> Any:
     bearer = {"Authorization": f"Bearer {token(sub='reader', scope='read').decode()}"}
     deadline = time.monotonic() + 20
-    while (answer := httpx2.get(f"{server.url}/v2/predictions/{identifier}", headers=bearer)).status_code != 200:
+    while (answer := calls.get(f"{server.url}/v2/predictions/{identifier}", headers=bearer)).status_code != 200:
         assert time.monotonic() < deadline, answer.text
         time.sleep(0.02)
     return answer.json()
 
 
 def _wait_for_cache(server: Server, state: str) -> None:
-    _until(lambda: httpx2.get(f"{server.url}/health/ready").json()["cache"] == state)
+    _until(lambda: calls.get(f"{server.url}/health/ready").json()["cache"] == state)
 
 
 def _until(holds: Callable[[], bool]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support import calls
 from tests.support.server import Server, running_server
 from tests.support.tokens import SECRET, token
 from tests.support.valkey import Valkey, running_valkey
@@ -54,9 +55,9 @@ def test_a_batch_on_one_is_known_to_the_other(servers: list[Server]) -> None:
     """Its price in rows leaves so much less there."""
     bearer = {"Authorization": f"Bearer {token(sub='batches').decode()}"}
     texts = {"texts": ["fine"] * (LIMIT - 3)}
-    assert httpx2.post(f"{servers[0].url}/v1/batch", json=texts, headers=bearer).status_code == 200
+    assert calls.post(f"{servers[0].url}/v1/batch", json=texts, headers=bearer).status_code == 200
     deadline = time.monotonic() + 10
-    while (usage := httpx2.get(f"{servers[1].url}/v2/usage", headers=bearer).json()["usage"]) == [] or (
+    while (usage := calls.get(f"{servers[1].url}/v2/usage", headers=bearer).json()["usage"]) == [] or (
         usage[-1]["name"],
         usage[-1]["used"],
     ) != ("sentiment", LIMIT - 3):
@@ -69,7 +70,7 @@ def test_a_token_revoked_on_one_is_refused_by_the_other_within_a_second(servers:
     given = token(sub="leaver", jti="the-leavers-token")
     assert _predict(servers[1], given).status_code == 200
     admin = {"Authorization": f"Bearer {token(sub='root', scope='admin').decode()}"}
-    revoked = httpx2.post(f"{servers[0].url}/admin/revocations", json={"token": given.decode()}, headers=admin)
+    revoked = calls.post(f"{servers[0].url}/admin/revocations", json={"token": given.decode()}, headers=admin)
     started = asked = time.monotonic()
     assert revoked.status_code == 204
     assert _predict(servers[0], given).status_code == 401
@@ -85,7 +86,7 @@ def test_without_redis_both_serve_and_say_so_until_it_is_back(servers: list[Serv
     for server in servers:
         _wait_for_access(server, limits="down", clients="current")
         assert _predict(server, token(sub="meanwhile")).status_code == 200
-        assert "presage_limits_redis_up 0.0" in httpx2.get(f"{server.url}/metrics").text
+        assert "presage_limits_redis_up 0.0" in calls.get(f"{server.url}/metrics").text
     valkey.start()
     for server in servers:
         _wait_for_access(server, limits="up", clients="current")
@@ -93,11 +94,11 @@ def test_without_redis_both_serve_and_say_so_until_it_is_back(servers: list[Serv
 
 def _predict(server: Server, given: bytes) -> httpx2.Response:
     bearer = {"Authorization": f"Bearer {given.decode()}"}
-    return httpx2.post(f"{server.url}/predict", json={"text": "fine"}, headers=bearer)
+    return calls.post(f"{server.url}/predict", json={"text": "fine"}, headers=bearer)
 
 
 def _wait_for_access(server: Server, **wanted: str) -> None:
     deadline = time.monotonic() + 20
-    while (found := httpx2.get(f"{server.url}/health/ready").json()["access"]) != wanted:
+    while (found := calls.get(f"{server.url}/health/ready").json()["access"]) != wanted:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)

@@ -17,6 +17,7 @@ import pytest
 
 from app.manifest import Outputs
 from app.storage.journal import segment_paths
+from tests.support import calls
 from tests.support.demo import MODULES
 from tests.support.estimators import Deadly, Greedy, Hanging, Seizing
 from tests.support.ledger import Ledger, answers, load
@@ -92,7 +93,7 @@ def predict(server: Server, number: float, model: str = "toy", timeout: float = 
     """On a connection of its own."""
     headers = {"Authorization": f"Bearer {token().decode()}"}
     url = f"{server.url}/v2/predict/{model}"
-    return httpx2.post(url, json={"inputs": {"x": number}}, headers=headers, timeout=timeout)
+    return calls.post(url, json={"inputs": {"x": number}}, headers=headers, timeout=timeout)
 
 
 def assert_nothing_was_lost(ledger: Ledger, folder: Path, *, beside: int = 0) -> None:
@@ -288,13 +289,13 @@ def test_metrics_are_those_of_the_service_whoever_is_asked_and_whoever_died(mode
         os.kill(workers(server)[0], signal.SIGKILL)
         wait_until(lambda: serving(server) == 2)
         assert {_counted(server) for _ in range(8)} == {20}
-        text = httpx2.get(f"{server.url}/metrics").text
+        text = calls.get(f"{server.url}/metrics").text
         assert 'presage_workers{state="serving"} 2.0' in text
         assert 'presage_worker_restarts_total{reason="killed"} 1.0' in text
 
 
 def _counted(server: Server) -> float:
-    lines = httpx2.get(f"{server.url}/metrics").text.splitlines()
+    lines = calls.get(f"{server.url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("presage_predictions_total{"))
 
 
@@ -318,11 +319,11 @@ def test_a_token_revoked_by_one_worker_is_refused_by_all_within_a_second(models:
         admin = {"Authorization": f"Bearer {token(sub='root', scope='admin').decode()}"}
 
         def accepted() -> bool:
-            return httpx2.get(f"{server.url}/v2/catalog", headers=given).status_code != 401
+            return calls.get(f"{server.url}/v2/catalog", headers=given).status_code != 401
 
         assert all(accepted() for _ in range(12))
         body = {"token": given["Authorization"].removeprefix("Bearer ")}
-        assert httpx2.post(f"{server.url}/admin/revocations", json=body, headers=admin).status_code == 204
+        assert calls.post(f"{server.url}/admin/revocations", json=body, headers=admin).status_code == 204
         revoked = last = time.monotonic()
         refused = 0
         while refused < 12:  # on connections of their own, so that both workers are asked
@@ -341,7 +342,7 @@ def test_a_full_disk_ends_no_worker_and_hides_no_metric(models: Path, small_disk
         with contextlib.suppress(OSError):
             filler.write_bytes(b"0" * (2 << 20))
         wait_until(lambda: {predict(server, 3).status_code for _ in range(8)} == {503})
-        text = httpx2.get(f"{server.url}/metrics").text
+        text = calls.get(f"{server.url}/metrics").text
         assert "presage_log_writable 0.0" in text
         assert 'presage_workers{state="serving"} 2.0' in text
         filler.unlink()

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 
 from benchmarks.environments import python_of
+from tests.support import calls
 from tests.support.server import clean_environment, free_port
 
 _READY_SECONDS = 90
@@ -96,7 +97,7 @@ class MlflowServer:
 
     def _answers(self) -> bool:
         try:
-            return httpx2.get(f"{self.url}/health", timeout=5).status_code == 200
+            return calls.get(f"{self.url}/health", timeout=5).status_code == 200
         except httpx2.TransportError:
             return False
 

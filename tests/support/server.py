@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx2
 
+from tests.support import calls
+
 # What tests that are about something else have: everybody may, and as much as they like.
 OPEN = {"AUTH_MODE": "none", "RATE_LIMIT": "1000000000/minute", "ADDRESS_RATE_LIMIT": "1000000000/minute"}
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +41,7 @@ class Server:
 
     def client(self) -> httpx2.Client:
         """A client of its own connections."""
-        return httpx2.Client(base_url=self.url, timeout=30)
+        return httpx2.Client(base_url=self.url, timeout=30, verify=False)
 
     def output(self) -> str:
         """All that it has printed."""
@@ -74,7 +76,7 @@ class Server:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.output()
             try:
-                answer = httpx2.get(self.url + path, timeout=10)
+                answer = calls.get(self.url + path, timeout=10)
             except httpx2.TransportError:
                 answer = None
             if answer is not None and answer.status_code == status:

@@ -13,6 +13,7 @@ from typing import Protocol
 import httpx2
 import pytest
 
+from tests.support import calls
 from tests.support.ledger import answers, load
 from tests.support.raw import Caller
 from tests.support.server import ROOT, Server, clean_environment, free_port, running_server
@@ -151,7 +152,7 @@ def test_an_instance_that_is_killed_costs_no_request(
         instances[0].process.kill()
         instances[0].process.wait()
         answers(ledger, 200)
-        assert httpx2.get(f"{balancer.url}/health/live").status_code == 200
+        assert calls.get(f"{balancer.url}/health/live").status_code == 200
         again = {**ENVIRONMENT, "PORT": str(instances[0].port)}
         with running_server(models[0], tmp_path / "again/log", again, wait=False) as back:
             back.wait_for("/health/ready", 200)
@@ -194,9 +195,9 @@ def test_a_caller_cannot_name_himself_in_the_place_of_the_platform(
     claim = {"X-Forwarded-User": "somebody-else"}
     with running_server(models[0], tmp_path / "log", environment, arguments=["--migrate"]) as server:
         with _running_balancer(name, [server, server], tmp_path) as balancer:
-            through = httpx2.post(f"{balancer.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim)
+            through = calls.post(f"{balancer.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim)
         assert through.status_code == 401
-        assert httpx2.post(f"{server.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim).status_code == 200
+        assert calls.post(f"{server.url}/v2/predict", json={"inputs": {"x": 3}}, headers=claim).status_code == 200
 
 
 def test_only_the_balancer_is_believed_about_addresses(before_lasting: Balancer) -> None:
@@ -233,7 +234,7 @@ def test_only_predictions_are_asked_twice(tmp_path: Path, name: str, path: str, 
     with ExitStack() as stack:
         instances = [stack.enter_context(Dying()) for _ in range(2)]
         balancer = stack.enter_context(_running_balancer(name, instances, tmp_path))
-        assert httpx2.post(balancer.url + path, json={}).status_code == 502
+        assert calls.post(balancer.url + path, json={}).status_code == 502
         assert [*instances[0].asked, *instances[1].asked] == [path] * times
 
 
@@ -274,13 +275,13 @@ class _Closing(BaseHTTPRequestHandler):
 
 
 def _predicted(instance: Server) -> float:
-    lines = httpx2.get(f"{instance.url}/metrics").text.splitlines()
+    lines = calls.get(f"{instance.url}/metrics").text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith("presage_predictions_total{"))
 
 
 def _status(url: str) -> int:
     try:
-        return httpx2.get(f"{url}/health/live").status_code
+        return calls.get(f"{url}/health/live").status_code
     except httpx2.TransportError:
         return 0
 

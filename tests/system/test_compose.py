@@ -8,10 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
 
+from tests.support import calls
 from tests.support.server import ROOT, free_port
 from tests.system.engine import Engine
 
@@ -101,11 +101,11 @@ def test_the_service_comes_up_and_answers(project: Project) -> None:
     bearer = {"Authorization": f"Bearer {project.run('exec', '-T', 'presage', *command)}"}
     url = f"http://127.0.0.1:{project.port}"
 
-    answer = httpx2.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
+    answer = calls.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
 
     assert answer.json() == {"sentiment": "positive"}
     assert project.inspect("presage")["State"]["Health"]["Status"] == "healthy"
-    assert httpx2.get(f"{url}/health/ready").json()["access"] == {"clients": "current", "limits": "up"}
+    assert calls.get(f"{url}/health/ready").json()["access"] == {"clients": "current", "limits": "up"}
 
 
 @pytest.mark.parametrize("needed", ["postgres", "redis"])

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2
 import pytest
 
+from tests.support import calls
 from tests.support.server import free_port
 from tests.support.versions import write_classifier
 from tests.system.engine import Engine, wait_until
@@ -80,11 +80,11 @@ def test_a_container_answers_a_prediction(container: Container) -> None:
 
     token = container.execute("python", "-m", "app", "token", "--subject", "tester", "--scope", "predict")
     bearer = {"Authorization": f"Bearer {token}"}
-    answer = httpx2.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
+    answer = calls.post(f"{url}/predict", json={"text": "I love this product"}, headers=bearer)
 
     assert answer.status_code == 200
     assert answer.json() == {"sentiment": "positive"}
-    models = httpx2.get(f"{url}/health/ready").json()["models"]
+    models = calls.get(f"{url}/health/ready").json()["models"]
     assert {model["state"] for model in models} == {"serving"}
 
 
@@ -92,8 +92,8 @@ def test_a_container_is_in_production(container: Container, engine: Engine) -> N
     """By default the image closes its docs page, guards its metrics, and writes one JSON object a line."""
     url = f"http://127.0.0.1:{container.port}"
 
-    assert httpx2.get(f"{url}/docs").status_code == 404
-    assert httpx2.get(f"{url}/metrics").status_code == 401
+    assert calls.get(f"{url}/docs").status_code == 404
+    assert calls.get(f"{url}/metrics").status_code == 401
     assert all(line.startswith("{") for line in engine.logs(container.id).splitlines())
 
 
@@ -175,7 +175,7 @@ def test_a_container_without_its_required_model_is_unhealthy(engine: Engine, ima
     running = Container(engine, image, "--env=REQUIRED_MODELS=absent", *quick)
     try:
         running.wait_for_health("unhealthy")
-        assert httpx2.get(f"http://127.0.0.1:{running.port}/health/live").status_code == 200
+        assert calls.get(f"http://127.0.0.1:{running.port}/health/live").status_code == 200
     finally:
         engine.run("rm", "--force", running.id)
 

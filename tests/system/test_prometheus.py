@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from app.telemetry.metrics import Metrics
+from tests.support import calls
 from tests.support.server import Server, free_port
 from tests.system.deployment import PROMETHEUS, metric_names, queries
 from tests.system.traffic import send_traffic
@@ -29,7 +30,7 @@ class Prometheus:
 
     def query(self, promql: str) -> list[dict[str, Any]]:
         """The series that an instant query finds now."""
-        answer = httpx2.get(f"{self.url}/api/v1/query", params={"query": promql}).json()
+        answer = calls.get(f"{self.url}/api/v1/query", params={"query": promql}).json()
         assert answer["status"] == "success", answer
         series: list[dict[str, Any]] = answer["data"]["result"]
         return series
@@ -118,7 +119,7 @@ def test_the_settings_pass_promtool() -> None:
 
 def test_the_exposition_passes_promtool(prometheus: Prometheus, server: Server) -> None:
     """Names, help texts and units are as Prometheus's own tool wants them."""
-    text = httpx2.get(f"{server.url}/metrics").text
+    text = calls.get(f"{server.url}/metrics").text
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
@@ -126,7 +127,7 @@ def test_the_exposition_passes_promtool(prometheus: Prometheus, server: Server) 
 
 def test_the_dashboard_asks_for_metrics_that_exist(prometheus: Prometheus, server: Server) -> None:
     """Every name in a query is one that the exposition shows."""
-    text = httpx2.get(f"{server.url}/metrics").text
+    text = calls.get(f"{server.url}/metrics").text
     shown = {line.partition("{")[0].partition(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     asked = set().union(*(metric_names(promql) for _, promql in QUERIES))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.support import calls
 from tests.support.demo import MODULES
 from tests.support.raw import Caller, post
 from tests.support.server import Server, free_port, running_server
@@ -134,7 +135,7 @@ def test_a_proxy_and_the_service_count_the_same_requests(server: Server, tmp_pat
 
 def _answers(port: int) -> bool:
     try:
-        return httpx2.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
+        return calls.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
     except httpx2.TransportError:
         return False
 
