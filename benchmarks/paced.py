@@ -68,12 +68,26 @@ def under_load(
         stop.set()
         for thread in threads:
             thread.join()
-    answered = sum(piece["requests"] for piece in pieces)
+    return _figures(pieces, time.monotonic() - started)
+
+
+def together(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of several loads as if they were one."""
+    pieces = [piece for part in parts for piece in part["pieces"]]
+    return _figures(pieces, sum(part["seconds"] for part in parts))
+
+
+def _figures(pieces: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    sent = sum(piece["requests"] for piece in pieces)
+    failed = sum(sum(piece["errors"].values()) for piece in pieces)
+    quantiles = _quantiles(_sum(pieces))
     return {
-        "sent": answered,
-        "failed": sum(sum(piece["errors"].values()) for piece in pieces),
-        "rate": answered / (time.monotonic() - started),
-        **_quantiles(_sum(pieces)),
+        "sent": sent,
+        "failed": failed,
+        "rate": sent / seconds,
+        "seconds": seconds,
+        "pieces": pieces,
+        **quantiles,
     }
 
 
