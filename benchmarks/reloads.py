@@ -95,10 +95,11 @@ def _measure(folder: Path, reloads: int, quiet: int) -> Measured:
         url = f"{server.url}/v2/predict"
         most = max(wrk(url, script, 3, connections=128, core=None)["rate"] for _ in range(2))
         paced = write_paced(folder / "paced.lua", bodies, most / 2)
+        one = under_load(url, paced, _for_seconds(quiet))
         memory_before = _memory(server)
-        _swap(server, models, 2)  # which tries it, so that nothing is tried below
+        _swap(server, models, 2)
+        before = together(one, under_load(url, paced, _for_seconds(quiet)))  # the recipes differ by themselves
         _swap(server, models, 1)
-        before = together(*_each_recipe(server, models, lambda: under_load(url, paced, _for_seconds(quiet))))
         swaps = under_load(url, paced, lambda: _swap_back_and_forth(server, models, reloads // 5))
         checks, seconds = Checks(), []
 
@@ -201,15 +202,6 @@ def _taken(server: Server, version: int, moves: int = WORKERS) -> None:
 
 def _moves(server: Server, version: int) -> int:
     return sum(event["after"]["champion"] == version for event in server.events("aliases_moved"))
-
-
-def _each_recipe(server: Server, models: Path, measure: Callable[[], Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """What is measured with the one recipe and with the other, which takes longer to answer; the first is served."""
-    found = [measure()]
-    _swap(server, models, 2)
-    found.append(measure())
-    _swap(server, models, 1)
-    return found
 
 
 def _swap(server: Server, models: Path, version: int) -> None:
