@@ -269,7 +269,7 @@ def test_the_printed_call_is_printed_once(models: Path, tmp_path: Path) -> None:
 
 def test_two_workers_share_the_work_of_many_connections(models: Path, tmp_path: Path) -> None:
     """Neither has less than a quarter."""
-    with service(models, tmp_path) as server, load(server, callers=16) as ledger:
+    with service(models, tmp_path) as server, load(server, callers=16, pause=0) as ledger:
         answers(ledger, 2000)
         shares = sorted(_cpu_seconds(worker) for worker in workers(server))
         assert shares[0] > sum(shares) / 4

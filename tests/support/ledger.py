@@ -45,11 +45,11 @@ class Ledger:
 
 
 @contextmanager
-def load(server: Addressed, callers: int = 4) -> Iterator[Ledger]:
-    """Callers that ask one after the other until the block ends."""
+def load(server: Addressed, callers: int = 4, pause: float = _PAUSE_SECONDS) -> Iterator[Ledger]:
+    """Callers that ask one after the other, with a `pause` in seconds, until the block ends."""
     ledger = Ledger()
     stop = threading.Event()
-    threads = [threading.Thread(target=_call, args=(server.url, ledger, stop)) for _ in range(callers)]
+    threads = [threading.Thread(target=_call, args=(server.url, ledger, stop, pause)) for _ in range(callers)]
     for thread in threads:
         thread.start()
     try:
@@ -60,7 +60,7 @@ def load(server: Addressed, callers: int = 4) -> Iterator[Ledger]:
             thread.join()
 
 
-def _call(url: str, ledger: Ledger, stop: threading.Event) -> None:
+def _call(url: str, ledger: Ledger, stop: threading.Event, pause: float) -> None:
     with httpx2.Client(base_url=url, timeout=20, verify=False) as client:
         while not stop.is_set():
             started = time.perf_counter()
@@ -80,7 +80,7 @@ def _call(url: str, ledger: Ledger, stop: threading.Event) -> None:
                 body = answer.json()
                 ledger.told[body["version"], body["prediction"]] += 1
                 ledger.answered.append(UUID(body["id"]))
-            stop.wait(_PAUSE_SECONDS)
+            stop.wait(pause)
 
 
 def rows_of(url: str) -> list[UUID]:
