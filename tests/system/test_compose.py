@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,15 @@ def test_the_service_comes_up_and_answers(project: Project) -> None:
 
 @pytest.mark.parametrize("needed", ["postgres", "redis"])
 def test_the_service_started_after_what_it_needs_was_healthy(project: Project, needed: str) -> None:
-    """The engine's own record: the first good health check ended before the service started."""
-    checks = project.inspect(needed)["State"]["Health"]["Log"]
-    healthy = min(_moment(check["End"]) for check in checks if check["ExitCode"] == 0)
+    """The engine's own record: whoever is needed became healthy before the service started."""
+    found = project.inspect(needed)
+    about = [f"--filter=container={found['Id']}", "--filter=event=health_status"]
+    # A container's own log has the last five checks only.
+    span = [f"--since={found['Created']}", f"--until={datetime.now(UTC).isoformat()}"]
+    events = [json.loads(line) for line in project.engine.output("events", *span, *about, "--format=json").splitlines()]
+    healthy = min(event["timeNano"] for event in events if event["Action"].endswith(": healthy")) / 1e9
 
-    assert healthy <= _moment(project.inspect("presage")["State"]["StartedAt"])
+    assert healthy <= _moment(project.inspect("presage")["State"]["StartedAt"]).timestamp()
 
 
 def test_the_service_is_as_restricted_as_the_file_says(project: Project) -> None:
