@@ -151,7 +151,7 @@ def _verdict(order: dict[str, Any], settings: ModelSettings, trust: Trust) -> Ve
     source, before, started = DirectorySource(Path(order["root"])), used_bytes(1), time.perf_counter()
     compiling = Compiling() if settings.compile == "auto" else None
     try:
-        with politely(apart=True):
+        with politely(apart=True) if order["polite"] else contextlib.nullcontext():
             model = load_version(source, order["name"], order["version"], trust, compiling)
     except Exception as error:  # noqa: BLE001 -- whatever a version does, it is its refusal
         return Verdict(refusal=_refusal(error, settings))

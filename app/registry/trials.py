@@ -32,6 +32,7 @@ from app.manifest import Manifest
 from app.registry.files import replace_file
 from app.registry.sources import DirectorySource
 from app.registry.trust import Trust
+from app.runtimes.politeness import is_polite
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +133,7 @@ class Trials:
         log.info("trial_begins", model=manifest.name, version=manifest.version)
         started = time.perf_counter()
         order = {"root": str(source.root.absolute()), "name": manifest.name, "version": manifest.version}
+        order["polite"] = is_polite()
         try:
             process = self._running()
             assert process.stdin is not None and process.stdout is not None  # noqa: S101, PT018 -- both are pipes

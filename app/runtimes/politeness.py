@@ -55,6 +55,11 @@ def politely(*, apart: bool = False) -> Iterator[None]:
         _manners.due = math.inf
 
 
+def is_polite() -> bool:
+    """Whether there are callers beside what this thread does."""
+    return _manners.due < math.inf
+
+
 def breathe() -> None:
     """Rest for a moment, if this thread is polite and has worked long enough."""
     now = time.perf_counter()

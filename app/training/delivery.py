@@ -48,7 +48,7 @@ def _signing_key(settings: SigningSettings) -> Ed25519PrivateKey | None:
 
 
 def _aliases(source: DirectorySource, name: str) -> Aliases:
-    """None where there is nothing yet, or they cannot be read, which whoever adds to them finds out."""
+    """Empty where there is nothing yet, or they cannot be read, which whoever adds to them finds out."""
     with contextlib.suppress(VersionRefused, ValueError):
         return source.aliases(name)
     return {}

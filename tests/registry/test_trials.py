@@ -5,6 +5,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from app.manifest import Manifest, Outputs
 from app.registry.sources import DirectorySource
 from app.registry.trials import Trials, Verdict
 from app.registry.trust import trust_of
+from app.runtimes.politeness import politely
 from tests.support.demo import MODULES
-from tests.support.estimators import Deadly, Hanging, Leaving, Looping, Oversized, Scheduled, Spawning
+from tests.support.estimators import Deadly, Hanging, Leaving, Looping, Mannered, Oversized, Scheduled, Spawning
 from tests.support.versions import one_golden, write_classifier, write_version
 
 NUMBER: dict[str, Any] = {"task": "regression", "outputs": Outputs(target="number"), "golden": one_golden(0.0)}
@@ -98,6 +100,17 @@ def test_a_trial_takes_only_what_time_of_the_cpus_is_left(tmp_path: Path, lastin
     idle = {**NUMBER, "golden": one_golden(float(os.SCHED_IDLE))}
     manifest = write_version(tmp_path / "models", Scheduled(), **idle)
     assert _verdict(lasting_trials, tmp_path / "models", manifest).refusal is None
+
+
+@pytest.mark.parametrize("callers", [True, False])
+def test_a_trial_rests_for_those_who_are_served_beside_it(
+    tmp_path: Path, lasting_trials: Trials, *, callers: bool
+) -> None:
+    """Not at a start, when nobody is; the version sees it, and its golden row says how it should be."""
+    mannered = {**NUMBER, "golden": one_golden(float(callers))}
+    manifest = write_version(tmp_path / "models", Mannered(), **mannered)
+    with politely() if callers else nullcontext():
+        assert _verdict(lasting_trials, tmp_path / "models", manifest).refusal is None
 
 
 def test_a_decompression_bomb_is_refused(tmp_path: Path, trials: Trials) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
+from app.runtimes.politeness import is_polite
+
 
 class Brittle(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Tells big from small; raises for a batch with 13 in it, and calls sys.exit for one with 14."""
@@ -204,6 +206,16 @@ class Oversized(RegressorMixin, BaseEstimator):  # type: ignore[misc]
 
     def __setstate__(self, state: Any) -> None:
         self.ballast_ = bytearray(10 << 30)
+
+
+class Mannered(RegressorMixin, BaseEstimator):  # type: ignore[misc]
+    """Answers whether the thread that unpickled it was to be polite."""
+
+    def predict(self, X: Any) -> Any:
+        return X[:, 0] * 0.0 + self.polite_
+
+    def __setstate__(self, state: Any) -> None:
+        self.polite_ = float(is_polite())
 
 
 class Scheduled(RegressorMixin, BaseEstimator):  # type: ignore[misc]
